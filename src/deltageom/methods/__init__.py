@@ -1,0 +1,1 @@
+"""One file a method, found by its name: what it selects, its options and its loss. Nothing to register."""

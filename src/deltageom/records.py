@@ -1,0 +1,83 @@
+"""Typed tables in and out. A file appears whole or not at all: written aside, synced, renamed."""
+
+import json
+import os
+import tempfile
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from deltageom.errors import UserError
+
+
+@dataclass(frozen=True)
+class Problem:
+    id: str
+    question: str
+    answer: str
+    solution: str | None
+
+
+@contextmanager
+def whole_file(path: Path) -> Iterator[Path]:
+    """A temporary path beside `path` that takes its name once the block has ended without an exception."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.", suffix=path.suffix)
+    os.close(handle)
+    aside = Path(name)
+    try:
+        yield aside
+        with aside.open("rb+") as file:
+            os.fsync(file.fileno())
+        aside.chmod(0o666 & ~_umask())  # mkstemp's 0600 would lock out a colleague on a shared disk
+        aside.replace(path)
+    finally:
+        aside.unlink(missing_ok=True)
+
+
+def write_text(path: Path, text: str) -> None:
+    with whole_file(path) as aside:
+        aside.write_text(text, encoding="utf-8")
+
+
+def write_json(path: Path, value: Any) -> None:
+    write_text(path, json.dumps(value, indent=2, sort_keys=True, ensure_ascii=False, allow_nan=False) + "\n")
+
+
+def write_jsonl(path: Path, rows: Iterable[dict[str, Any]]) -> None:
+    write_text(path, "".join(json.dumps(row, ensure_ascii=False, allow_nan=False) + "\n" for row in rows))
+
+
+def read_jsonl(path: Path) -> list[dict[str, Any]]:
+    """One object a line. Raises UserError naming the file and the number of the line that is none."""
+    if not path.is_file():
+        raise UserError(f"{path}: no such file")
+    rows = []
+    with path.open("rb") as file:
+        for number, line in enumerate(file, 1):
+            if not line.strip():
+                continue
+            try:
+                row = json.loads(line)
+            except ValueError as error:  # bad JSON or bad UTF-8
+                raise UserError(f"{path}:{number}: not a JSON object: {error}") from None
+            if not isinstance(row, dict):
+                raise UserError(f"{path}:{number}: not a JSON object but a {type(row).__name__}")
+            rows.append(row)
+    return rows
+
+
+def write_problems(path: Path, problems: Iterable[Problem]) -> None:
+    write_jsonl(path, (asdict(problem) for problem in problems))
+
+
+def read_problems(path: Path) -> list[Problem]:
+    return [Problem(**row) for row in read_jsonl(path)]
+
+
+def _umask() -> int:
+    mask = os.umask(0)
+    os.umask(mask)
+    return mask
