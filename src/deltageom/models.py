@@ -4,32 +4,53 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
+from peft import PeftModel
+from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from deltageom.errors import UserError
-from deltageom.schema import Base, Device
+from deltageom.schema import Base, Device, Prompt
+
+# A PreTrainedModel, PEFT-wrapped or not, and a Tokenizer: transformers types neither for such use.
+Model = Any
+Tokenizer = Any
 
 
-def load_model(source: str, base: Base, device: Device) -> PreTrainedModel:
+def load_model(source: str, base: Base, device: Device) -> Model:
     """The model at `source` (a folder or hub id) in the study's dtype, in eval mode on `device`.
 
-    Raises UserError if it cannot be loaded, has other layers than the study says, or there is no such device.
+    Raises UserError if it cannot be loaded or there is no such device.
     """
     if device == "cuda" and not torch.cuda.is_available():
         raise UserError("device is cuda, but no CUDA GPU is visible here: set `device: cpu` or run on a GPU node")
-    model: PreTrainedModel = _from_pretrained(
-        AutoModelForCausalLM, source, base, dtype=getattr(torch, base.dtype), attn_implementation=base.attention
+    model: Model = _from_pretrained(
+        AutoModelForCausalLM,
+        source,
+        base,
+        dtype=getattr(torch, base.dtype),
+        attn_implementation=base.attention,
     )
-    layers = model.config.get_text_config().num_hidden_layers
-    if layers != base.layers:
-        raise UserError(f"base.layers is {base.layers}, but {source} has {layers} layers: correct the study")
-    model.to(device)  # type: ignore[arg-type]
+    model.to(device)
     return model.eval()
 
 
-def load_tokenizer(source: str, base: Base) -> PreTrainedTokenizerBase:
+def check_layers(model: Model, base: Base) -> None:
+    """The study names the layers before there is a model. Raises UserError if it named others than there are."""
+    layers = model.config.get_text_config().num_hidden_layers
+    if layers != base.layers:
+        raise UserError(f"base.layers is {base.layers}, but {base.model} has {layers} layers: correct the study")
+
+
+def load_adapter(model: Model, folder: Path) -> Model:
+    """The model with the adapter beside its weights, never merged: base and runs take one path."""
+    try:
+        return PeftModel.from_pretrained(model, folder).eval()
+    except (OSError, ValueError) as error:
+        raise UserError(f"cannot load the adapter {folder}: {error}") from error
+
+
+def load_tokenizer(source: str, base: Base) -> Tokenizer:
     """The tokenizer at `source`. Raises UserError if it has no chat template or no end-of-sequence token."""
-    tokenizer: PreTrainedTokenizerBase = _from_pretrained(AutoTokenizer, source, base)
+    tokenizer: Tokenizer = _from_pretrained(AutoTokenizer, source, base)
     if tokenizer.chat_template is None:
         raise UserError(f"the tokenizer of {source} has no chat template: prompts cannot be built without one")
     if tokenizer.eos_token_id is None:
@@ -39,11 +60,11 @@ def load_tokenizer(source: str, base: Base) -> PreTrainedTokenizerBase:
     return tokenizer
 
 
-def prompt_ids(tokenizer: PreTrainedTokenizerBase, messages: list[dict[str, str]]) -> list[int]:
-    """Token ids of the messages in the chat template, up to where the assistant starts to speak."""
-    encoded = tokenizer.apply_chat_template(
-        messages, add_generation_prompt=True, tokenize=True, return_dict=True
-    )
+def prompt_ids(tokenizer: Tokenizer, prompt: Prompt, question: str) -> list[int]:
+    """Token ids of the question in the study's prompt and the chat template, up to where the assistant speaks."""
+    messages = [{"role": "system", "content": prompt.system}] if prompt.system else []
+    messages.append({"role": "user", "content": prompt.template.format(question=question)})
+    encoded = tokenizer.apply_chat_template(messages, add_generation_prompt=True, tokenize=True, return_dict=True)
     return list(encoded["input_ids"])
 
 

@@ -31,7 +31,7 @@ def from_file(dataset: Dataset) -> list[Problem]:
 def _embedded(dataset: Dataset, embedded: Embedded) -> list[Problem]:
     from deltageom.embedded import world
 
-    assert dataset.split in ("train", "easy", "hard")
+    assert dataset.split == "train" or dataset.split == "easy" or dataset.split == "hard"
     available = embedded.prompts if dataset.split == "train" else embedded.benchmark_problems
     made = world.problems(dataset.split, min(dataset.limit or available, available), embedded.seed)
     return [Problem(p.id, p.question, p.answer, p.solution) for p in made]
@@ -41,14 +41,15 @@ def _hub_rows(dataset: Dataset) -> Iterable[dict[str, Any]]:
     from datasets import load_dataset
 
     try:
-        return load_dataset(
+        rows: Iterable[dict[str, Any]] = load_dataset(
             dataset.path, dataset.config, split=dataset.split or "train", revision=dataset.revision
-        )  # type: ignore[no-any-return]
+        )
     except Exception as error:  # the hub client raises many kinds, all of them the user's to mend
         raise UserError(
             f"cannot load the hub data set {dataset.path!r} ({type(error).__name__}: {error}); without network, "
             "download it as jsonl and use source: file with its path"
         ) from error
+    return rows
 
 
 def _from_rows(rows: Iterable[dict[str, Any]], dataset: Dataset, where: str) -> list[Problem]:

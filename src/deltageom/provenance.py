@@ -11,7 +11,18 @@ from typing import Any
 
 from deltageom import code
 
-PACKAGES = ("torch", "transformers", "trl", "peft", "datasets", "vllm", "numpy", "scipy", "pandas", "snakemake")
+PACKAGES = (
+    "torch",
+    "transformers",
+    "trl",
+    "peft",
+    "datasets",
+    "vllm",
+    "numpy",
+    "scipy",
+    "pandas",
+    "snakemake",
+)
 
 
 class Stopwatch:
@@ -64,4 +75,3 @@ def device() -> str:
     if torch is not None and torch.cuda.is_available() and torch.cuda.is_initialized():
         return str(torch.cuda.get_device_name())
     return "cpu"
-

@@ -1,5 +1,6 @@
 """Typed tables in and out. A file appears whole or not at all: written aside, synced, renamed."""
 
+import csv
 import json
 import os
 import tempfile
@@ -48,6 +49,14 @@ def write_json(path: Path, value: Any) -> None:
 
 def write_jsonl(path: Path, rows: Iterable[dict[str, Any]]) -> None:
     write_text(path, "".join(json.dumps(row, ensure_ascii=False, allow_nan=False) + "\n" for row in rows))
+
+
+def write_csv(path: Path, rows: list[dict[str, Any]]) -> None:
+    """Rows that share their keys; floats to full precision."""
+    with whole_file(path) as aside, aside.open("w", encoding="utf-8", newline="") as file:
+        writer = csv.DictWriter(file, fieldnames=list(rows[0]), lineterminator="\n")
+        writer.writeheader()
+        writer.writerows(rows)
 
 
 def read_jsonl(path: Path) -> list[dict[str, Any]]:

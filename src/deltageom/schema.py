@@ -135,9 +135,7 @@ class Training(Section):
         if self.report_step is not None and self.report_step > self.steps:
             raise ValueError(f"report_step {self.report_step} is after the last of {self.steps} steps")
         if self.batch_size % self.micro_batch_size:
-            raise ValueError(
-                f"micro_batch_size {self.micro_batch_size} must divide batch_size {self.batch_size}"
-            )
+            raise ValueError(f"micro_batch_size {self.micro_batch_size} must divide batch_size {self.batch_size}")
         return self
 
 
@@ -205,8 +203,9 @@ class Study(Section):
                 raise ValueError(
                     f"name {name!r} becomes a file name: use A-Z a-z 0-9 . _ - and begin with a letter or digit"
                 )
-        if "base" in entries:
-            raise ValueError("the name 'base' is taken by the base model: choose another")
+        for name in ("base", "train"):
+            if name in entries:
+                raise ValueError(f"the name {name!r} is taken by the workflow's own files: choose another")
         return entries
 
     @model_validator(mode="after")
@@ -228,6 +227,14 @@ class Study(Section):
                 f"measures.geometry.top_k {self.measures.geometry.top_k} is more than the rank {ranks[smallest]} "
                 f"of run {smallest!r}: no adapter has that many singular directions"
             )
+        targets = {name: run.training.lora.target_modules for name, run in self.runs.items()}
+        first = next(iter(targets))
+        for name, modules in targets.items():
+            if sorted(modules) != sorted(targets[first]):
+                raise ValueError(
+                    f"runs {first!r} and {name!r} adapt other modules ({', '.join(targets[first])}; "
+                    f"{', '.join(modules)}): deltas are compared module by module, so target the same ones"
+                )
         if self.base.model != EMBEDDED:
             self._needs_no_embedded_world()
         return self
@@ -253,3 +260,68 @@ class TrainSettings(Section):
     training: Training
     base: Base
     device: Device
+
+
+class RolloutSettings(Section):
+    """What `deltageom rollouts` is told."""
+
+    rollouts: Rollouts
+    prompt: Prompt
+    base: Base
+    device: Device
+
+
+class EvaluationSettings(Section):
+    """What `deltageom evaluate` is told."""
+
+    evaluation: Evaluation
+    prompt: Prompt
+    base: Base
+    device: Device
+
+
+class ConnectivitySettings(Section):
+    """What `deltageom connectivity` is told."""
+
+    connectivity: Connectivity
+    prompt: Prompt
+    base: Base
+    device: Device
+
+
+class HiddenSettings(Section):
+    """What `deltageom hidden-states` is told."""
+
+    cka: Cka
+    prompt: Prompt
+    base: Base
+    device: Device
+
+
+class ProblemSettings(Section):
+    """What `deltageom problems` is told."""
+
+    dataset: Dataset
+    embedded: Embedded
+
+
+class PretrainSettings(Section):
+    """What `deltageom pretrain` and `deltageom teacher` are told."""
+
+    embedded: Embedded
+    prompt: Prompt
+
+
+class TableSettings(Section):
+    """What `deltageom tables` is told. JSON objects have no order: `order` is that of the runs in every table."""
+
+    runs: dict[str, Run]
+    order: list[str]
+    benchmarks: list[str]
+    modules: list[str]
+
+
+class FigureSettings(Section):
+    """What `deltageom figures` is told."""
+
+    reference: str

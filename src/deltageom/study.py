@@ -80,8 +80,7 @@ def difference(tree: Tree, below: Tree) -> Tree:
 def settings(*models: BaseModel | None, **values: Any) -> str:
     """Plain values as canonical JSON, so that equal settings are equal strings whatever the order of their keys."""
     plain = {
-        key: value.model_dump(mode="json") if isinstance(value, BaseModel) else value
-        for key, value in values.items()
+        key: value.model_dump(mode="json") if isinstance(value, BaseModel) else value for key, value in values.items()
     }
     for model in models:
         plain |= model.model_dump(mode="json") if model else {}
@@ -94,11 +93,9 @@ class _UniqueKeys(yaml.SafeLoader):
     def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
         seen = set()
         for key_node, _ in node.value:
-            key = self.construct_object(key_node, deep=True)  # type: ignore[no-untyped-call]
+            key = self.construct_object(key_node, deep=True)
             if key in seen:
-                raise yaml.constructor.ConstructorError(
-                    None, None, f"key {key!r} stands twice", key_node.start_mark
-                )
+                raise yaml.constructor.ConstructorError(None, None, f"key {key!r} stands twice", key_node.start_mark)
             seen.add(key)
         return super().construct_mapping(node, deep)
 
@@ -129,36 +126,48 @@ def _inherited(name: Any, root: Path) -> list[Layer]:
     return chain[::-1]
 
 
-def _resolve(name: str, layers: list[Layer]) -> Study:
+def _resolve(name: Any, layers: list[Layer]) -> Study:
     tree: Tree = {}
     for layer in layers:
+        _check_sections(layer, layers[0].tree)
         tree = merge(tree, layer.tree)
     tree = {**tree, "study": name}
     tree.pop("extends", None)
-    dataset = tree.pop("dataset")
-    option_defaults = tree.pop("methods")
-    problems: list[str] = []
+    dataset, option_defaults, training = tree.pop("dataset"), tree.pop("methods"), tree.pop("training")
     tree["problems"] = merge(dataset, tree["problems"])
-    for section in ("runs", "benchmarks"):
-        entries = tree[section]
-        if not isinstance(entries, dict):
-            continue  # the schema says so
-        tree[section] = {key: value for key, value in entries.items() if value is not None}
-    if isinstance(tree["benchmarks"], dict):
-        tree["benchmarks"] = {key: merge(dataset, value) for key, value in tree["benchmarks"].items()}
-    if isinstance(tree["runs"], dict):
-        tree["runs"] = {
-            key: _run(key, value, tree["training"], option_defaults, problems)
-            for key, value in tree["runs"].items()
-        }
-    training = tree.pop("training")
+    benchmarks = {key: value for key, value in tree["benchmarks"].items() if value is not None}
+    tree["benchmarks"] = {key: merge(dataset, value) for key, value in benchmarks.items()}
+    runs = {key: value for key, value in tree["runs"].items() if value is not None}
+    problems = [
+        f"methods.{key}: unknown method; known: {', '.join(methods.names())}{_near(key, methods.names())}"
+        for key in option_defaults
+        if key not in methods.names()
+    ]
+    resolved = {key: _run(key, value, training, option_defaults, problems) for key, value in runs.items()}
     problems += _errors(Training, training, "training", layers)
     if problems:
         raise UserError("\n".join(dict.fromkeys(problems)))
+    # in the order of config.yaml's methods, then by name: a study's own order of keys changes nothing
+    order = list(option_defaults)
+    tree["runs"] = dict(
+        sorted(
+            resolved.items(),
+            key=lambda item: (
+                order.index(item[1]["method"]) if item[1]["method"] in order else len(order),
+                str(item[0]),
+            ),
+        )
+    )
     try:
         return Study.model_validate(tree)
     except ValidationError as error:
         raise UserError("\n".join(_explain(error, Study, "", layers))) from None
+
+
+def _check_sections(layer: Layer, defaults: Tree) -> None:
+    for key, value in layer.tree.items():
+        if isinstance(defaults.get(key), dict) and not isinstance(value, dict):
+            raise UserError(f"{layer.origin}: {key}: is a section of keys and values; got {value!r}")
 
 
 def _run(name: str, given: Any, training: Tree, option_defaults: Tree, problems: list[str]) -> Any:

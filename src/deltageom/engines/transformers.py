@@ -4,7 +4,6 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import torch
-from peft import PeftModel
 from tqdm import tqdm
 from transformers import GenerationConfig, LogitsProcessor, LogitsProcessorList
 from transformers.generation.logits_process import TemperatureLogitsWarper, TopKLogitsWarper, TopPLogitsWarper
@@ -18,13 +17,13 @@ from deltageom.schema import Base, Device
 def load(model: str, base: Base, device: Device, adapter: Path | None, batch_size: int) -> "TransformersEngine":
     network = models.load_model(model, base, device)
     if adapter is not None:
-        network = PeftModel.from_pretrained(network, adapter).eval()
+        network = models.load_adapter(network, adapter)
     tokenizer = models.load_tokenizer(model, base)
     return TransformersEngine(network, tokenizer.pad_token_id, tokenizer.eos_token_id, batch_size)
 
 
 class TransformersEngine:
-    def __init__(self, model: torch.nn.Module, pad: int, eos: int, batch_size: int) -> None:
+    def __init__(self, model: models.Model, pad: int, eos: int, batch_size: int) -> None:
         self.model = model
         self.pad = pad
         configured = model.generation_config.eos_token_id

@@ -1,0 +1,39 @@
+# make study: set up, then the toy study. make test: set up, then every check. See README.md.
+PYTHON ?= python3
+CORES ?= $(shell getconf _NPROCESSORS_ONLN)
+VENV := .venv
+READY := $(VENV)/.ready
+TYPED := src/deltageom
+
+.PHONY: setup study lint types test clean
+.DELETE_ON_ERROR:
+
+setup: $(READY)
+
+# torch first and alone: it decides between the CPU and the CUDA build, and everything else depends on it
+$(READY): envs/cpu.txt envs/dev.txt pyproject.toml
+	@$(PYTHON) -c 'import sys; sys.exit(None if (3, 11) <= sys.version_info[:2] <= (3, 12) else "Python 3.11 or 3.12 is needed, this is " + sys.version.split()[0] + ": make PYTHON=python3.12")'
+	$(PYTHON) -m venv $(VENV)
+	$(VENV)/bin/pip install --quiet "$$(grep '^torch==' envs/cpu.txt)"
+	$(VENV)/bin/pip install --quiet -r envs/cpu.txt -r envs/dev.txt
+	$(VENV)/bin/pip install --quiet --no-deps --no-build-isolation --editable .
+	touch $@
+
+study: setup
+	$(VENV)/bin/snakemake --cores $(CORES)
+
+lint: setup
+	$(VENV)/bin/ruff check src tests
+	$(VENV)/bin/ruff format --check src tests
+	$(VENV)/bin/snakefmt --check Snakefile workflow
+	$(VENV)/bin/snakemake --lint
+
+types: setup
+	$(VENV)/bin/mypy $(TYPED)
+
+# One thread a worker: OpenMP threads that spin against each other cost more than they bring.
+test: lint types
+	OMP_NUM_THREADS=1 $(VENV)/bin/pytest -n $(CORES) --durations=5
+
+clean:
+	rm -rf $(VENV) results .snakemake

@@ -1,0 +1,38 @@
+"""Arguments that several commands share."""
+
+import argparse
+from pathlib import Path
+from typing import TypeVar
+
+from pydantic import BaseModel, ValidationError
+
+from deltageom.errors import UserError
+
+Settings = TypeVar("Settings", bound=BaseModel)
+
+
+def add_settings(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--settings", required=True, metavar="JSON", help="the study's sections that this command uses")
+
+
+def add_model(parser: argparse.ArgumentParser, adapter: bool = False) -> None:
+    parser.add_argument("--base", required=True, help="the base model: a folder or a hub id")
+    if adapter:
+        parser.add_argument("--adapter", type=Path, help="a run's folder; without it, the base itself")
+
+
+def parse_settings(model: type[Settings], text: str) -> Settings:
+    """The sections in `text`. Raises UserError naming the first key that does not fit."""
+    try:
+        return model.model_validate_json(text)
+    except ValidationError as error:
+        first = error.errors()[0]
+        raise UserError(f"--settings: {'.'.join(map(str, first['loc']))}: {first['msg']}") from None
+
+
+def named_path(text: str) -> tuple[str, Path]:
+    """NAME=PATH, as an argparse type."""
+    name, mark, path = text.partition("=")
+    if not (name and mark and path):
+        raise argparse.ArgumentTypeError(f"{text!r} is not NAME=PATH")
+    return name, Path(path)

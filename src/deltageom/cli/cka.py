@@ -1,0 +1,17 @@
+"""Compare two models' hidden states by linear CKA, layer by layer, biased and debiased."""
+
+import argparse
+from pathlib import Path
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--a", type=Path, required=True, help="hidden states (safetensors) of one model")
+    parser.add_argument("--b", type=Path, required=True, help="hidden states of the other")
+    parser.add_argument("--output", type=Path, required=True, help="csv file to write")
+
+
+def run(arguments: argparse.Namespace) -> None:
+    from deltageom import records
+    from deltageom.measures import cka
+
+    records.write_csv(arguments.output, cka.compare(arguments.a, arguments.b))

@@ -1,0 +1,25 @@
+"""Measure the boxed-answer loss along the path between two runs' deltas."""
+
+import argparse
+from pathlib import Path
+
+from deltageom.arguments import add_model, add_settings, parse_settings
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    add_settings(parser)
+    add_model(parser)
+    parser.add_argument("--a", type=Path, required=True, help="folder of the run that alpha weighs")
+    parser.add_argument("--b", type=Path, required=True, help="folder of the run that 1 - alpha weighs")
+    parser.add_argument("--problems", type=Path, required=True, help="jsonl file of problems")
+    parser.add_argument("--output", type=Path, required=True, help="csv file to write")
+
+
+def run(arguments: argparse.Namespace) -> None:
+    from deltageom import records, schema
+    from deltageom.measures import connectivity
+
+    settings = parse_settings(schema.ConnectivitySettings, arguments.settings)
+    problems = records.read_problems(arguments.problems)[: settings.connectivity.problems]
+    rows = connectivity.loss_along_path(settings, arguments.base, arguments.a, arguments.b, problems)
+    records.write_csv(arguments.output, rows)

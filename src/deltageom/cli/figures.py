@@ -1,0 +1,21 @@
+"""Draw every figure (svg and png) of a study from its tables."""
+
+import argparse
+from pathlib import Path
+
+from deltageom.arguments import add_settings, parse_settings
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    add_settings(parser)
+    parser.add_argument("--tables", type=Path, required=True, help="folder of the tables")
+    parser.add_argument("--output", type=Path, required=True, help="folder for the figures")
+
+
+def run(arguments: argparse.Namespace) -> None:
+    from deltageom import figures, schema, tables
+
+    settings = parse_settings(schema.FigureSettings, arguments.settings)
+    frames = {path.stem: tables.read(arguments.tables, path.stem) for path in arguments.tables.glob("*.csv")}
+    for name, draw in figures.FIGURES.items():
+        figures.save(draw(frames, settings.reference), arguments.output, name)

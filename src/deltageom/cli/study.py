@@ -1,0 +1,22 @@
+"""Check a study and print it resolved, or print the schema."""
+
+import argparse
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("name", nargs="?", help="the study's name; without it, the one config.yaml names")
+    parser.add_argument("--schema", action="store_true", help="print the JSON schema of a resolved study instead")
+
+
+def run(arguments: argparse.Namespace) -> None:
+    import json
+
+    import yaml
+
+    from deltageom import schema, study
+
+    if arguments.schema:
+        print(json.dumps(schema.Study.model_json_schema(), indent=2))
+        return
+    resolved = study.load_study({"study": arguments.name} if arguments.name else None)
+    print(yaml.safe_dump(resolved.model_dump(mode="json"), sort_keys=False, allow_unicode=True), end="")

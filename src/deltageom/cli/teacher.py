@@ -1,0 +1,20 @@
+"""Train the embedded base further on careful solutions: the teacher that samples the rollouts."""
+
+import argparse
+from pathlib import Path
+
+from deltageom.arguments import add_settings, parse_settings
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    add_settings(parser)
+    parser.add_argument("--base", type=Path, required=True, help="folder of the embedded base")
+    parser.add_argument("--output", type=Path, required=True, help="folder for the teacher and its tokenizer")
+
+
+def run(arguments: argparse.Namespace) -> None:
+    from deltageom import schema
+    from deltageom.embedded import pretraining
+
+    settings = parse_settings(schema.PretrainSettings, arguments.settings)
+    pretraining.train_teacher(arguments.base, settings.embedded, settings.prompt, arguments.output)

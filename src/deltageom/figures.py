@@ -1,0 +1,268 @@
+"""The figures of a study, drawn from its tables alone. Undefined values are gaps with a note, never zeros.
+
+Every function takes the tables by name (see tables.py) and returns a matplotlib Figure; the runs keep the
+order of the table `training`, and their colours are palette.py's. `reference` is the run that the others are
+compared with.
+"""
+
+import io
+import math
+from collections.abc import Callable, Mapping, Sequence
+from functools import wraps
+from pathlib import Path
+
+import matplotlib as mpl
+import numpy as np
+import pandas as pd
+import seaborn as sns  # type: ignore[import-untyped]
+from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator
+
+from deltageom import drawing
+from deltageom.drawing import FAINT, GREY, STYLE
+from deltageom.palette import Look, looks
+from deltageom.records import whole_file
+from deltageom.tables import MATRIX_KEY, against
+
+Tables = Mapping[str, pd.DataFrame]
+
+PANEL_RUNS = 8  # more lines than that in one panel cannot be told apart
+FIGURES: dict[str, Callable[[Tables, str], Figure]] = {}  # by name, in the order of the summary
+
+
+def _figure_of_study(draw: Callable[[Tables, str], Figure]) -> Callable[[Tables, str], Figure]:
+    """Draw in the project's style, whatever the caller's, and list the function in FIGURES."""
+
+    @wraps(draw)
+    def styled(tables: Tables, reference: str) -> Figure:
+        with mpl.rc_context(STYLE):  # type: ignore[arg-type]
+            return draw(tables, reference)
+
+    FIGURES[draw.__name__] = styled
+    return styled
+
+
+@_figure_of_study
+def accuracy(tables: Tables, _reference: str) -> Figure:
+    """Accuracy of every model with its 95 % Wilson interval, a panel a benchmark; base as line and band."""
+    table, look = tables["accuracy"], _looks(tables)
+    models, benchmarks = list(table["model"].unique()), list(table["benchmark"].unique())
+    figure = drawing.blank(1.6 + 3.0 * len(benchmarks), 1.3 + 0.26 * len(models))
+    axes = figure.subplots(1, len(benchmarks), sharey=True, squeeze=False)[0]
+    for ax, benchmark in zip(axes, benchmarks, strict=True):
+        rows = table[table["benchmark"] == benchmark].set_index("model")
+        if "base" in rows.index:
+            ax.axvspan(rows.loc["base", "low"], rows.loc["base", "high"], color="#F3F3F3", zorder=0)
+            ax.axvline(rows.loc["base", "accuracy"], color=GREY, linestyle="--", linewidth=1, zorder=1)
+        for position, model in enumerate(models):
+            if model in rows.index:
+                row, style = rows.loc[model], look[model]
+                ax.hlines(position, row["low"], row["high"], color=style.colour, linewidth=1.6)
+                ax.plot(row["accuracy"], position, style.marker, color=style.colour, markersize=5.5)
+        ax.set_title(f"{drawing.label(benchmark)} (n = {drawing.span(rows['n'])})")
+        ax.set_xlabel("accuracy")
+        ax.grid(axis="y", visible=False)
+    axes[0].set_yticks(range(len(models)), [drawing.label(model) for model in models])
+    axes[0].set_ylim(len(models) - 0.5, -0.5)
+    drawing.title(figure, "Accuracy (greedy pass@1) with 95 % Wilson interval; dashed line and band: base")
+    return figure
+
+
+@_figure_of_study
+def cosine_heatmap(tables: Tables, _reference: str) -> Figure:
+    """Cosine between the weight updates of every two runs, all modules stacked."""
+    square = tables["cosine_matrix"].set_index(MATRIX_KEY)
+    names, n = [drawing.label(run) for run in square.index], len(square)
+    cell = 0.56 if n <= 12 else 0.42
+    figure = drawing.blank(2.6 + cell * n, 1.6 + cell * n)
+    ax = figure.subplots()
+    digits = 3 if n <= 12 else 2
+    values = square.to_numpy(float)
+    texts = [[_cosine(value, digits) for value in row] for row in values]
+    sns.heatmap(
+        np.where(np.isnan(values), 0.0, values), ax=ax, vmin=-1, vmax=1, cmap="vlag", square=True,
+        annot=np.array(texts), fmt="", annot_kws={"fontsize": 7.5}, linewidths=0.5, mask=np.isnan(values),
+        xticklabels=names, yticklabels=names, cbar_kws={"label": "cosine", "shrink": 0.7},
+    )  # fmt: skip
+    for text in ax.texts:
+        text.set_in_layout(False)  # hundreds of them, all within the axes: the layout is much faster without
+    ax.set_facecolor(FAINT)
+    for row, column in np.argwhere(np.isnan(values)):  # seaborn leaves masked cells without their text
+        ax.text(column + 0.5, row + 0.5, "–", ha="center", va="center", fontsize=7.5)
+    ax.grid(visible=False)
+    ax.tick_params(axis="x", rotation=45)
+    for text in ax.get_xticklabels():
+        text.set(ha="right", rotation_mode="anchor")
+    ax.tick_params(axis="y", rotation=0)
+    drawing.title(figure, f"Cosine between weight updates, all {_modules(tables)} modules stacked")
+    if np.isnan(values).any():
+        drawing.note(figure, "– : undefined (an update of norm zero).")
+    return figure
+
+
+@_figure_of_study
+def cosine_by_layer(tables: Tables, reference: str) -> Figure:
+    """Cosine of each run's update with the reference's, a layer's modules stacked."""
+    frame = against(tables["geometry_layer_pairs"], reference, _order(tables))
+    title = f"Cosine with {drawing.label(reference)} by layer, the modules of a layer stacked"
+    return _by_layer(tables, [(frame, "-")], "cosine", "cosine", title)
+
+
+@_figure_of_study
+def orthogonal_fraction_by_layer(tables: Tables, reference: str) -> Figure:
+    """Share of each run's update that is orthogonal to the reference's, a layer's modules stacked."""
+    frame = against(tables["geometry_layer_pairs"], reference, _order(tables))
+    title = f"Part of each update orthogonal to {drawing.label(reference)}'s by layer, "
+    title += "the modules of a layer stacked"
+    return _by_layer(tables, [(frame, "-")], "orthogonal_fraction_stacked", "|dW − Proj dW| / |dW|", title)
+
+
+@_figure_of_study
+def cka_by_layer(tables: Tables, reference: str) -> Figure:
+    """Linear CKA of each model's hidden states with the reference's: debiased solid, biased dashed."""
+    frame = against(tables["cka"], reference, ["base", *_order(tables)])
+    lines = [(frame[frame["estimator"] == kind], dash) for kind, dash in (("debiased", "-"), ("biased", "--"))]
+    title = f"Linear CKA with {drawing.label(reference)} (n = {drawing.span(frame['n'])} prompts)"
+    title += "; solid: debiased, dashed: biased"
+    return _by_layer(tables, lines, "similarity", "CKA", title, "layer (0: embeddings)")
+
+
+@_figure_of_study
+def principal_angles(tables: Tables, reference: str) -> Figure:
+    """Smallest and largest principal angle with the reference: median, quartiles, range over the modules."""
+    frame, look = against(tables["geometry_module_pairs"], reference, _order(tables)), _looks(tables)
+    runs = list(frame["run"].unique())
+    if not runs:
+        return drawing.nothing()
+    figure = drawing.blank(7.6, 1.5 + 0.36 * len(runs))
+    axes = figure.subplots(1, 2, sharex=True, sharey=True)
+    for ax, side, meaning in zip(axes, ("left", "right"), ("output", "input"), strict=True):
+        for position, run in enumerate(runs):
+            rows, style = frame[frame["run"] == run], look[run]
+            drawing.spread(ax, rows[f"{side}_smallest"], position - 0.17, style, filled=True)
+            drawing.spread(ax, rows[f"{side}_largest"], position + 0.17, style, filled=False)
+        ax.set_title(f"{side} ({meaning} side)")
+        ax.set_xlabel("angle (degrees)")
+        ax.set_xticks(range(0, 91, 15))
+        ax.set_xlim(-2, 92)
+        ax.grid(axis="y", visible=False)
+    axes[0].set_yticks(range(len(runs)), [drawing.label(run) for run in runs])
+    axes[0].set_ylim(len(runs) - 0.5, -0.5)
+    count = frame["module"].nunique()
+    k = drawing.span(frame.loc[frame["left_smallest"].notna(), "k"])
+    title = f"Principal angles with {drawing.label(reference)}, top k = {k} singular directions"
+    marks = f"Filled: smallest, hollow: largest; median, quartiles, range over {count} modules"
+    drawing.title(figure, f"{title}. {marks}")
+    drawing.note_undefined(figure, frame, "left_smallest", "modules")
+    return figure
+
+
+@_figure_of_study
+def connectivity_paths(tables: Tables, reference: str) -> Figure:
+    """Loss along the straight path from the reference's update to each other run's, a panel a run."""
+    frame, look = against(tables["connectivity"], reference, _order(tables)), _looks(tables)
+    runs = list(frame["run"].unique())
+    if not runs:
+        return drawing.nothing()
+    columns = min(6, math.ceil(math.sqrt(1.5 * len(runs))))
+    figure, axes = drawing.panels(len(runs), columns, width=2.0, height=1.75)
+    for ax, run in zip(axes, runs, strict=True):
+        path = frame[frame["run"] == run].sort_values("alpha", ascending=False)
+        share, loss = 1 - path["alpha"].to_numpy(float), path["loss"].to_numpy(float)
+        ends = [(0.0, loss[0], look[reference]), (1.0, loss[-1], look[run])]
+        ax.plot([0, 1], [loss[0], loss[-1]], color=GREY, linestyle="--", linewidth=0.9)
+        ax.plot(share, loss, color=look[run].colour, linewidth=1.5, marker=".", markersize=4)
+        for x, y, style in ends:
+            ax.plot(x, y, style.marker, color=style.colour, markersize=6, clip_on=False, zorder=3)
+        ax.set_title(drawing.label(run))
+        ax.set_xticks([0, 0.5, 1], ["0", "½", "1"])
+        ax.yaxis.set_major_locator(MaxNLocator(5))
+    figure.supxlabel(f"share of the run's update (0: {drawing.label(reference)})", fontsize=9)
+    figure.supylabel("loss (nats a token)", fontsize=9)
+    title = f"Loss of the boxed answer from {drawing.label(reference)} to each run"
+    n = drawing.span(frame["n"])
+    drawing.title(figure, f"{title} (n = {n} problems); dashed: straight line between the ends")
+    drawing.note_undefined(figure, frame, "loss", "points")
+    return figure
+
+
+def save(figure: Figure, folder: Path, name: str) -> None:
+    """folder/name.svg and folder/name.png, the same bytes every time."""
+    with mpl.rc_context(STYLE):  # type: ignore[arg-type]
+        for kind, metadata in (("svg", {"Date": None, "Creator": None}), ("png", {"Software": None})):
+            with whole_file(folder / f"{name}.{kind}") as aside:
+                buffer = io.BytesIO()
+                figure.savefig(buffer, format=kind, dpi=160, metadata=metadata)
+                aside.write_bytes(buffer.getvalue())
+
+
+def _by_layer(
+    tables: Tables,
+    lines: Sequence[tuple[pd.DataFrame, str]],
+    value: str,
+    label: str,
+    title: str,
+    xlabel: str = "layer",
+) -> Figure:
+    """Lines over layers, one a run and (frame, dash); many runs take several panels, others faint."""
+    frame, look = pd.concat([part for part, _ in lines]), _looks(tables)
+    runs = list(frame["run"].unique())
+    if not runs:
+        return drawing.nothing()
+    layers = np.arange(frame["layer"].min(), frame["layer"].max() + 1)
+    groups = _groups(runs, tables)
+    size = (5.6, 3.3) if len(groups) == 1 else (2.5, 2.1)
+    figure, axes = drawing.panels(len(groups), 3, *size, legend=1.6)
+    for ax, (method, group) in zip(axes, groups, strict=True):
+        ax.set_title(method)
+        for part, dash in lines:
+            for run in dict.fromkeys(part["run"]):
+                line = part[part["run"] == run].set_index("layer")[value].reindex(layers).to_numpy(float)
+                if run in group:
+                    drawing.layer_line(ax, layers, line, look[run], dash)
+                elif dash == "-":
+                    ax.plot(layers, line, color=FAINT, linewidth=0.7, zorder=1)
+        ax.set_xlim(layers[0] - 0.04 * layers.size, layers[-1] + 0.04 * layers.size)  # a gap at an end shows
+        ax.xaxis.set_major_locator(MaxNLocator(8, integer=True, min_n_ticks=1))
+    figure.supxlabel(xlabel, fontsize=9)
+    figure.supylabel(label, fontsize=9)
+    drawing.legend(figure, [run for _, group in groups for run in group], look)
+    drawing.title(figure, title)
+    drawing.note_undefined(figure, frame, value, "values")
+    return figure
+
+
+def _groups(runs: Sequence[str], tables: Tables) -> list[tuple[str, list[str]]]:
+    """Titles and runs of the panels: one panel for few runs, else by method, at most PANEL_RUNS in each."""
+    if len(runs) <= PANEL_RUNS:
+        return [("", list(runs))]
+    methods = _methods(tables)
+    groups: dict[str, list[str]] = {}
+    for run in runs:
+        groups.setdefault(methods.get(run, run), []).append(run)  # base is its own
+    return [
+        (method, group[start : start + PANEL_RUNS])
+        for method, group in groups.items()
+        for start in range(0, len(group), PANEL_RUNS)
+    ]
+
+
+def _modules(tables: Tables) -> int:
+    return int(tables["geometry_module_runs"]["module"].nunique())
+
+
+def _order(tables: Tables) -> list[str]:
+    return list(tables["training"]["run"])
+
+
+def _looks(tables: Tables) -> dict[str, Look]:
+    return looks(_methods(tables))
+
+
+def _methods(tables: Tables) -> dict[str, str]:
+    return dict(zip(tables["training"]["run"], tables["training"]["method"], strict=True))
+
+
+def _cosine(value: float, digits: int) -> str:
+    text = f"{value:.{digits}f}"
+    return "–" if math.isnan(value) else text.replace("-", "−") if float(text) else text.lstrip("-")

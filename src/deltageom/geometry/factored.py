@@ -1,0 +1,106 @@
+"""Linear algebra of low-rank matrices in float64, from thin factors: no d_out x d_in matrix is formed."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from deltageom.adapters import Factors
+
+Array = NDArray[np.float64]
+
+
+@dataclass(frozen=True)
+class ThinSvd:
+    """dW = u diag(sigma) v^T: u (d_out, rank), v (d_in, rank) orthonormal, sigma (rank,) > 0, descending."""
+
+    u: Array
+    sigma: Array
+    v: Array
+
+    @property
+    def rank(self) -> int:
+        return self.sigma.size
+
+
+def thin_svd(factors: Factors) -> ThinSvd:
+    """The SVD of scale * b @ a, cut at its numerical rank, from QR of b and of a^T and an SVD of r x r.
+
+    Counted as zero: singular values up to sigma_1 max(d_out, d_in) eps, and up to the rounding error
+    scale r eps |b|_2 |a|_2 of the product, which is larger where b and a nearly cancel.
+    """
+    q_b, r_b = np.linalg.qr(factors.b)
+    q_a, r_a = np.linalg.qr(factors.a.T)
+    u, sigma, vt = np.linalg.svd(factors.scale * (r_b @ r_a.T), full_matrices=False)
+    eps = float(np.finfo(np.float64).eps)
+    rounding = abs(factors.scale) * np.linalg.norm(r_b, 2) * np.linalg.norm(r_a, 2) * factors.b.shape[1] * eps
+    zero = max(sigma[0] * max(factors.b.shape[0], factors.a.shape[1]) * eps, rounding)
+    rank = int((sigma > zero).sum())
+    return ThinSvd(q_b @ u[:, :rank], sigma[:rank], q_a @ vt[:rank].T)
+
+
+def in_common_basis(deltas: Sequence[ThinSvd]) -> list[ThinSvd]:
+    """The same deltas in coordinates of one orthonormal basis a side, of at most the sum of their ranks.
+
+    Every inner product and angle stays as it is, and d_out and d_in no longer enter the cost of a pair.
+    """
+    u = _coordinates([delta.u for delta in deltas])
+    v = _coordinates([delta.v for delta in deltas])
+    return [ThinSvd(a, delta.sigma, b) for a, delta, b in zip(u, deltas, v, strict=True)]
+
+
+def _coordinates(blocks: list[Array]) -> list[Array]:
+    joint = np.linalg.qr(np.hstack(blocks), mode="r")
+    return np.split(joint, np.cumsum([block.shape[1] for block in blocks])[:-1], axis=1)
+
+
+def norm(delta: ThinSvd) -> float:
+    """Frobenius norm."""
+    return float(np.linalg.norm(delta.sigma))
+
+
+def inner(a: ThinSvd, b: ThinSvd) -> float:
+    """<dW_a, dW_b> = tr(dW_a^T dW_b) by the r x r trace formula, on orthonormal factors."""
+    return float(a.sigma @ ((a.u.T @ b.u) * (a.v.T @ b.v)) @ b.sigma)
+
+
+def cosine(a: ThinSvd, b: ThinSvd) -> float:
+    """<dW_a, dW_b> / (|dW_a| |dW_b|), for deltas that are not zero."""
+    return min(1.0, max(-1.0, inner(a, b) / (norm(a) * norm(b))))
+
+
+def orthogonal_fraction(a: ThinSvd, b: ThinSvd) -> float:
+    """|dW_b - Proj_a dW_b| / |dW_b| = sqrt(1 - cosine^2), symmetric in a and b; for deltas not zero.
+
+    Near a cosine of 1 from the residual itself, for 1 - cosine^2 keeps only half the digits there.
+    """
+    cos = cosine(a, b)
+    if abs(cos) < 0.9:
+        return float(np.sqrt(1 - cos**2))
+    unit_a, unit_b = ((delta.u * (delta.sigma / norm(delta))) @ delta.v.T for delta in (a, b))
+    return float(np.linalg.norm(unit_b - cos * unit_a))
+
+
+def principal_angles(a: Array, b: Array) -> Array:
+    """Angles in degrees, ascending, (k,), between the spans of orthonormal a and b, both (d, k).
+
+    Björck & Golub 1973: cosines are the singular values of a^T b, sines those of b - a a^T b. Both together
+    are accurate to rounding at every angle; the arccos alone would lose half the digits near 0.
+    """
+    cross = a.T @ b
+    cosines = np.linalg.svd(cross, compute_uv=False)
+    sines = np.linalg.svd(b - a @ cross, compute_uv=False)[::-1]
+    angles: Array = np.degrees(np.arctan2(sines, cosines))
+    return angles
+
+
+def effective_rank(weights: Array) -> float:
+    """exp of the entropy of weights / sum(weights), weights > 0 (Roy & Vetterli 2007 for weights = sigma)."""
+    p = weights / weights.sum()
+    return float(np.exp(-(p * np.log(p)).sum()))
+
+
+def stable_rank(sigma: Array) -> float:
+    """|dW|_F^2 / |dW|_2^2."""
+    return float(((sigma / sigma[0]) ** 2).sum())

@@ -1,0 +1,1 @@
+"""One file a measure: from adapters, models or hidden states to numbers about one run or one pair of runs."""

@@ -1,0 +1,36 @@
+"""RIFT in its primary source's form (2601.09253), all rollouts. -R log pi(y) where R > 0, -R pi(y) where R <
+0.
+
+R is `reward_correct` or `reward_wrong`, +1.0 and -0.2 in the source; pi(y) is the whole completion's
+probability, which underflows to 0, and gives no gradient, on a long completion. 2606.23740's linear form is
+`rift_linear`.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from pydantic import Field
+
+from deltageom.methods.interface import MethodOptions, Rows, Selection, all_rows
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+FAMILY = "likelihood"
+SOURCE = "rollout"
+
+
+class Options(MethodOptions):
+    reward_correct: float = Field(gt=0)
+    reward_wrong: float = Field(le=0)
+
+
+def select(rows: Rows, _options: Options) -> Selection:
+    return all_rows(rows, rewards=rows.rewards)
+
+
+def loss(log_probs: Tensor, mask: Tensor, columns: dict[str, Tensor], options: Options) -> Tensor:
+    from deltageom import losses
+
+    return losses.rift(log_probs, mask, columns["rewards"], options.reward_correct, options.reward_wrong)

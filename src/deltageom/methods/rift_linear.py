@@ -1,0 +1,32 @@
+"""RIFT in the linear form of 2606.23740, all rollouts. sum_i (1 - r_i lambda) l_i, l_i = -log pi(y_i | x_i).
+
+With lambda > 0 this weighs the CORRECT rows down. The primary source's form is `rift`.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from pydantic import Field
+
+from deltageom.methods.interface import MethodOptions, Rows, Selection, all_rows
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+FAMILY = "likelihood"
+SOURCE = "rollout"
+
+
+class Options(MethodOptions):
+    lambda_: float = Field(alias="lambda")
+
+
+def select(rows: Rows, _options: Options) -> Selection:
+    return all_rows(rows, rewards=rows.rewards)
+
+
+def loss(log_probs: Tensor, mask: Tensor, columns: dict[str, Tensor], options: Options) -> Tensor:
+    from deltageom import losses
+
+    return losses.rift_linear(log_probs, mask, columns["rewards"], options.lambda_)

@@ -1,0 +1,219 @@
+"""The summary of a study, one Markdown page from its settings, tables and figures: all of it computed."""
+
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
+
+import pandas as pd
+
+from deltageom.markdown import cell, escape, markdown
+from deltageom.methods import interface as methods
+from deltageom.tables import MATRIX_KEY, against
+
+Tables = Mapping[str, pd.DataFrame]
+
+SIGNIFICANCE = 0.05
+LISTED_PAIRS = 28  # as many as seven runs and the base make
+
+
+def summary(study: Mapping[str, Any], tables: Tables, figures: Sequence[str]) -> str:
+    """Markdown. `study` is the resolved study, `tables` those of `tables.build`, `figures` the names of the
+    drawn ones, embedded as figures/<name>.png."""
+    captions = _captions(study, tables)
+    sections = [
+        _compared(study, tables),
+        _accuracy(study, tables),
+        _geometry(study, tables),
+        _connectivity(study, tables),
+        _cka(study, tables),
+    ]
+    page = [f"# Study {escape(study['study'])}"]
+    for (title, text), names in zip(sections, FIGURES_OF_SECTION, strict=True):
+        shown = [_figure(name, captions[name]) for name in names if name in figures]
+        page += [f"## {title}", text, *shown]
+    return "\n\n".join(page) + "\n"
+
+
+FIGURES_OF_SECTION = (
+    (),
+    ("accuracy",),
+    ("cosine_heatmap", "cosine_by_layer", "orthogonal_fraction_by_layer", "principal_angles"),
+    ("connectivity_paths",),
+    ("cka_by_layer",),
+)
+
+
+def _compared(study: Mapping[str, Any], tables: Tables) -> tuple[str, str]:
+    base, rollouts, training = study["base"], study["rollouts"], tables["training"]
+    problems = f"{cell(training['problems'].max())} problems" if "problems" in training else "each problem"
+    nucleus = f", top-p {cell(rollouts['top_p'])}" if rollouts["top_p"] < 1 else ""
+    nucleus += f", top-k {cell(rollouts['top_k'])}" if rollouts["top_k"] else ""
+    facts = [
+        f"Base model: {escape(base['model'])} ({base['layers']} layers, {base['dtype']}).",
+        f"Rollouts: K = {rollouts['samples']} of {problems} from {escape(rollouts['generator'])}, "
+        f"temperature {cell(rollouts['temperature'])}{nucleus}, at most {rollouts['max_tokens']} tokens, "
+        f"seed {rollouts['seed']}; one set, shared by all runs on rollouts.",
+        f"Runs: {len(training)}; the reference is {escape(study['measures']['reference'])}.",
+        f"LoRA: rank {_values(training['rank'])}, alpha {_values(training['alpha'])}, initial A from seed "
+        f"{_values(training['init_seed'])}{_shared(training['init_seed'])}; data order from seed "
+        f"{_values(training['seed'])}{_shared(training['seed'])}.",
+        f"Evaluation: greedy, at most {study['evaluation']['max_tokens']} tokens, strict grader.",
+    ]
+    runs = training.assign(loss=training["method"].map(full_name)).drop(columns=["rank", "alpha"])
+    first = ["run", "method", "loss", "options"]
+    runs = runs[first + [column for column in runs.columns if column not in first]]
+    return "What was compared", _bullets(facts) + "\n\n" + markdown(_readable(runs))
+
+
+def _accuracy(study: Mapping[str, Any], tables: Tables) -> tuple[str, str]:
+    reference, text = study["measures"]["reference"], [markdown(_readable(tables["accuracy"]))]
+    for benchmark, pairs in tables["mcnemar"].groupby("benchmark", sort=False):
+        found = pairs[pairs["p_holm"] < SIGNIFICANCE].drop(columns="benchmark")
+        statement = (
+            f"{len(found) or 'None'} of {len(pairs)} pairs of models differ on {escape(str(benchmark))} "
+            f"(exact McNemar, p < {SIGNIFICANCE} after Holm's correction over these pairs)"
+        )
+        if len(found) > LISTED_PAIRS:
+            found = found[found[["a", "b"]].isin(["base", reference]).any(axis="columns")]
+            statement += f"; those with base or {escape(reference)}, all are in tables/mcnemar.csv"
+        text += [f"{statement}:", markdown(_readable(found))] if len(found) else [f"{statement}."]
+    return "Accuracy", "\n\n".join(text)
+
+
+def _geometry(study: Mapping[str, Any], tables: Tables) -> tuple[str, str]:
+    reference, square = study["measures"]["reference"], tables["cosine_matrix"]
+    pairs = _against(study, tables, "geometry_global_pairs")
+    columns = ["run", "cosine", "orthogonal_fraction_stacked", "orthogonal_fraction_by_module_a_of_b"]
+    columns += [
+        "left_smallest_median",
+        "left_largest_median",
+        "right_smallest_median",
+        "right_largest_median",
+    ]
+    columns += ["u1_overlap", "v1_overlap", "k_min", "n_defined", "reason"]
+    names = {"orthogonal_fraction_by_module_a_of_b": "orthogonal fraction by module"}
+    text = [
+        f"Global means all {_modules(tables)} modules stacked into one vector, not a mean over modules: so "
+        "the norms, cosines and orthogonal fractions. Angles (degrees) are medians, overlaps and effective "
+        "ranks means, over the modules where they are defined.",
+        "Cosine of every two weight updates, global:",
+        markdown(square.rename(columns={MATRIX_KEY: ""})),
+        "Norm and ranks of each update (effective rank: exp of the entropy of the normalised singular "
+        "values, and of their squares):",
+        markdown(_readable(_in_order(tables["geometry_global_runs"], tables))),
+        f"Each update against {escape(reference)}'s; the orthogonal fraction is what a projection on it "
+        "leaves, with one coefficient for all modules (stacked) or one a module:",
+        markdown(_readable(pairs[columns].rename(columns=names))),
+    ]
+    return "Weight updates", "\n\n".join(text)
+
+
+def _connectivity(study: Mapping[str, Any], tables: Tables) -> tuple[str, str]:
+    reference, pairs = study["measures"]["reference"], tables["barriers"]
+    n, benchmark = _values(pairs["n"]), escape(study["measures"]["connectivity"]["benchmark"])
+    names = {"loss a": f"loss of {reference}", "loss b": "loss of run", "worst alpha": "share of the run"}
+    names |= {"mean of ends": "above mean of ends", "chord": "above chord"}
+    shown = _against(study, tables, "barriers")
+    shown["worst_alpha"] = 1 - shown["worst_alpha"]
+    text = [
+        f"Loss (nats a token) of the gold boxed answer on the first {n} problems of {benchmark}, along the "
+        f"straight path from {escape(reference)}'s update to each run's. Barriers: the highest loss above "
+        "the mean of the ends, and above the chord between them, with the share of the run's update there.",
+        markdown(_readable(shown).rename(columns=names)),
+    ]
+    if pairs["chord"].notna().any():
+        worst = pairs.sort_values("chord", ascending=False, kind="stable").iloc[0]
+        text.append(
+            f"Highest barrier above the chord, of all {len(pairs)} pairs: {cell(worst['chord'])}, between "
+            f"{escape(worst['a'])} and {escape(worst['b'])}."
+        )
+    return "Linear mode connectivity", "\n\n".join(text)
+
+
+def _cka(study: Mapping[str, Any], tables: Tables) -> tuple[str, str]:
+    frame, settings = _against(study, tables, "cka"), study["measures"]["cka"]
+    rows = []
+    for run, layers in frame.groupby("run", sort=False):
+        debiased, biased = (
+            layers[layers["estimator"] == estimator].set_index("layer")["similarity"].astype(float)
+            for estimator in ("debiased", "biased")
+        )
+        low = debiased.idxmin() if debiased.notna().any() else None
+        last = layers["layer"].max()
+        rows.append(
+            {"run": run, "last layer, debiased": debiased.get(last), "last layer, biased": biased.get(last)}
+            | {"lowest, debiased": debiased.min(), "at layer": low}
+        )
+    columns = ["run", "last layer, debiased", "last layer, biased", "lowest, debiased", "at layer"]
+    text = (
+        f"Linear CKA with {escape(study['measures']['reference'])} of the hidden states on the first "
+        f"{_values(frame['n'])} prompts of {escape(settings['benchmark'])} (pooling: {settings['pooling']}; "
+        "layer 0: embeddings). With fewer prompts than dimensions the biased estimator is inflated."
+    )
+    return "Hidden states", text + "\n\n" + markdown(pd.DataFrame(rows, columns=columns))
+
+
+def _captions(study: Mapping[str, Any], tables: Tables) -> dict[str, str]:
+    reference, training = escape(study["measures"]["reference"]), tables["training"]
+    seeds = f"Seeds: data order {_values(training['seed'])}, initial A {_values(training['init_seed'])}."
+    modules, problems = _modules(tables), tables["accuracy"].drop_duplicates("benchmark")
+    sizes = ", ".join(f"{escape(b)} n = {n}" for b, n in zip(problems["benchmark"], problems["n"], strict=True))
+    measures, k = study["measures"], study["measures"]["geometry"]["top_k"]
+    connectivity, cka = measures["connectivity"], measures["cka"]
+    angles = f"smallest (filled) and largest (hollow) of the k = {k} angles between the top left (output side) "
+    angles += f"and right (input side) singular subspaces, over {modules} modules"
+    texts = {
+        "accuracy": f"Greedy pass@1 of the base and every run with 95 % Wilson intervals; {sizes}.",
+        "cosine_heatmap": f"Cosine of every two updates, global: all {modules} modules stacked, not a mean.",
+        "cosine_by_layer": f"Cosine of each update with {reference}'s, the modules of a layer stacked.",
+        "orthogonal_fraction_by_layer": f"Part of each update left by its projection on {reference}'s, the "
+        "modules of a layer stacked (one coefficient a layer).",
+        "principal_angles": f"Principal angles with {reference}: {angles}; median, quartiles and range.",
+        "connectivity_paths": f"Loss of the gold boxed answer from {reference} to each run, n = "
+        f"{_values(tables['connectivity']['n'])} problems of {escape(connectivity['benchmark'])}, "
+        f"{connectivity['points']} points; dashed: the chord.",
+        "cka_by_layer": f"Linear CKA with {reference}, n = {_values(tables['cka']['n'])} prompts of "
+        f"{escape(cka['benchmark'])}, pooling {cka['pooling']}; solid: debiased, dashed: biased.",
+    }
+    return {name: f"{text} {seeds}" for name, text in texts.items()}
+
+
+def _figure(name: str, caption: str) -> str:
+    return f"![{name.replace('_', ' ')}](figures/{name}.png)\n\n{caption}"
+
+
+def full_name(method: str) -> str:
+    """The first sentence of the method's file."""
+    if method not in methods.names():
+        return method
+    return " ".join((methods.load(method).__doc__ or method).split()).split(". ")[0].rstrip(".")
+
+
+def _against(study: Mapping[str, Any], tables: Tables, name: str) -> pd.DataFrame:
+    return against(tables[name], study["measures"]["reference"], list(tables["training"]["run"]))
+
+
+def _in_order(frame: pd.DataFrame, tables: Tables) -> pd.DataFrame:
+    return tables["training"][["run"]].merge(frame, on="run")
+
+
+def _readable(frame: pd.DataFrame) -> pd.DataFrame:
+    """Words instead of underscores in the heading; none of the optional columns that are empty."""
+    empty = [c for c in ("reason", "report_step", "options") if c in frame and frame[c].isna().all()]
+    return frame.drop(columns=empty).rename(columns=lambda column: column.replace("_", " "))
+
+
+def _values(values: Iterable[Any]) -> str:
+    """The different values, in their order: `42`, or `42, 123`; a dash for none."""
+    return ", ".join(dict.fromkeys(cell(value) for value in values)) or "–"
+
+
+def _shared(seeds: pd.Series) -> str:
+    return " in every run" if seeds.nunique() == 1 else ", not the same in every run"
+
+
+def _modules(tables: Tables) -> int:
+    return int(tables["geometry_module_runs"]["module"].nunique())
+
+
+def _bullets(lines: Iterable[str]) -> str:
+    return "\n".join(f"- {line}" for line in lines)

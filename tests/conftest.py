@@ -1,0 +1,120 @@
+"""Shared parts: a tiny random model of the embedded kind, and a copy of the project to run Snakemake in."""
+
+import os
+import shutil
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from deltageom.schema import Base, Prompt
+
+ROOT = Path(__file__).parent.parent
+BIN = Path(sys.executable).parent
+
+
+@pytest.fixture(scope="session")
+def base_settings() -> Base:
+    return Base(
+        model="embedded",
+        revision=None,
+        layers=2,
+        dtype="float32",
+        attention="sdpa",
+        trust_remote_code=False,
+    )
+
+
+@pytest.fixture(scope="session")
+def prompt() -> Prompt:
+    return Prompt(template="{question}", system=None)
+
+
+@pytest.fixture(scope="session")
+def tiny_model(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A random two-layer Qwen3 and its tokenizer, saved: too small to solve anything, real in every part."""
+    import torch
+    from transformers import GenerationConfig, Qwen3Config, Qwen3ForCausalLM
+
+    from deltageom.embedded.tokenizer import train_tokenizer
+    from deltageom.embedded.world import documents
+
+    folder = tmp_path_factory.mktemp("tiny")
+    tokenizer = train_tokenizer(part for text in documents(200, 0, careful=True) for part in text)
+    torch.manual_seed(0)
+    model = Qwen3ForCausalLM(
+        Qwen3Config(
+            vocab_size=len(tokenizer),
+            hidden_size=32,
+            intermediate_size=48,
+            num_hidden_layers=2,
+            num_attention_heads=2,
+            num_key_value_heads=1,
+            head_dim=16,
+            max_position_embeddings=512,
+            tie_word_embeddings=True,
+            initializer_range=0.3,  # far from uniform, so that a wrong mask or position shows
+            eos_token_id=tokenizer.eos_token_id,
+            pad_token_id=tokenizer.pad_token_id,
+        )
+    )
+    model.generation_config = GenerationConfig(eos_token_id=tokenizer.eos_token_id, pad_token_id=tokenizer.pad_token_id)
+    model.save_pretrained(folder)
+    tokenizer.save_pretrained(folder)
+    return folder
+
+
+@pytest.fixture(scope="session")
+def tiny_adapters(tiny_model: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
+    """Two random adapters of the tiny model, of other ranks and scales."""
+    import torch
+    from peft import LoraConfig, get_peft_model
+    from transformers import AutoModelForCausalLM
+
+    folders = {}
+    for seed, (name, rank, alpha) in enumerate([("first", 4, 8.0), ("second", 2, 2.0)]):
+        torch.manual_seed(seed)
+        config = LoraConfig(
+            r=rank,
+            lora_alpha=alpha,
+            init_lora_weights=False,
+            target_modules=["self_attn.q_proj", "self_attn.o_proj"],
+            task_type="CAUSAL_LM",
+        )
+        model = get_peft_model(AutoModelForCausalLM.from_pretrained(tiny_model), config)
+        folders[name] = tmp_path_factory.mktemp(name)
+        model.save_pretrained(folders[name])
+    return folders
+
+
+Run = Callable[..., subprocess.CompletedProcess[str]]
+
+
+@pytest.fixture
+def project(tmp_path: Path) -> Path:
+    """The project's own files in a folder of their own, to be edited and run."""
+    return copy_project(tmp_path / "project")
+
+
+def copy_project(folder: Path) -> Path:
+    folder.mkdir()
+    for name in ("Snakefile", "config.yaml"):
+        shutil.copy2(ROOT / name, folder)
+    for name in ("workflow", "studies", "envs", "src"):
+        shutil.copytree(ROOT / name, folder / name, ignore=shutil.ignore_patterns("__pycache__", "*.egg-info"))
+    return folder
+
+
+def snakemake(project: Path, *arguments: str, timeout: float = 900) -> subprocess.CompletedProcess[str]:
+    """The real Snakemake in the project's copy, whose own sources the jobs run."""
+    return subprocess.run(
+        [BIN / "snakemake", "--cores", "2", *arguments],
+        cwd=project,
+        env=os.environ | {"PYTHONPATH": str(project / "src"), "HF_HUB_OFFLINE": "1"},
+        capture_output=True,
+        text=True,
+        timeout=timeout,
+        check=False,
+    )

@@ -1,0 +1,165 @@
+import time
+from fractions import Fraction
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from deltageom.errors import UserError
+from deltageom.grading import extract, grade, parse
+
+LONG = 10_000_000
+
+
+@pytest.mark.parametrize(
+    ("text", "answer"),
+    [
+        (r"so \boxed{18}.", "18"),
+        (r"\boxed{1} then \boxed{ 2 }", "2"),
+        (r"\boxed{\frac{1}{2}}", r"\frac{1}{2}"),
+        (r"\boxed{\frac{\sqrt{1}}{2}} and {more}", r"\frac{\sqrt{1}}{2}"),
+        (r"\boxed {3}", "3"),
+        (r"\boxed{12} or \boxed{13", "12"),  # the last one is cut off
+        (r"\boxed{a \boxed{5}", "5"),
+        (r"\boxed{\boxed{5}}", "5"),
+        (r"\boxed{\boxed{5}", "5"),
+        (r"\boxed{\{5\}}", r"\{5\}"),
+        (r"\boxed{5\}", None),  # an escaped brace closes nothing
+        (r"\boxed{5\\}", r"5\\"),  # a line break before the brace does
+        (r"{ \boxed{5}", "5"),
+        (r"\boxed 5", None),
+        (r"\fbox{18}", None),
+        (r"\boxed{}", None),
+        (r"\boxed{5} #### 6", "5"),
+        ("#### 17\n#### 18 \nand 19", "18"),
+        ("##### 7", "7"),
+        ("####", None),
+        ("#### \n 7", None),
+        ("the answer is 18", None),
+        ("", None),
+        (r"<think>\boxed{1}</think> \boxed{2}", "2"),
+        (r"<think>\boxed{1}</think> none", None),
+        (r"a</think>b \boxed{1}</think> \boxed{2}", "2"),
+        (r"a</think>\boxed{1}</think> none", None),
+        (r"<think>\boxed{1}", None),
+        (r"<think>a</think><think>\boxed{1}", None),
+    ],
+)
+def test_extract(text, answer):
+    assert extract(text) == answer
+
+
+@pytest.mark.parametrize(
+    ("answer", "value"),
+    [
+        *[(form, 1234) for form in ("1,234", "1{,}234", r"1\,234", r"1,\!234", "1234.", "01234", "1234.00")],
+        *[(form, 18) for form in ("$18", r"\$18", "$18$", "€18", "18€", "£18", "18%", r"18\%", "18 percent")],
+        *[(form, 18) for form in ("18 apples", "18cm", "18 km/h", r"18\text{ cm}^2", r"18 \mathrm{m}", "18°")],
+        *[(form, 18) for form in (r"\text{18 apples.}", r"18^\circ", r"\textbf{18}", r"18\,\text{kg}.")],
+        *[(form, Fraction(1, 2)) for form in ("1/2", "0.5", ".5", "00.50", r"\frac{1}{2}", r"\dfrac{2}{4}")],
+        *[(form, Fraction(1, 2)) for form in (r"\frac12", r"\tfrac 1 2", r"\frac{-1}{-2}", "0.25 / 0.5")],
+        *[(form, -5) for form in ("-5", "−5", "- 5", "-$5", "$-5", r"-\frac{10}{2}", r"\frac{-10}{2}")],
+        ("+5", 5),
+        ("-0", 0),
+        (r"\$1,234.50", Fraction(2469, 2)),
+        ("1,234,567", 1234567),
+        ("\u200f18\u200e", 18),
+        ("9" * 999, 10**999 - 1),
+    ],
+)
+def test_parse(answer, value):
+    assert parse(answer) == value
+
+
+@pytest.mark.parametrize(
+    "answer",
+    [
+        *["", " ", ".", "$", "-", "/2", "x", "5x", "5 x", "x = 5", "5!", "--5", "-$-5", "nan", "inf", "1e5"],
+        *[
+            "3,4",
+            "1,23",
+            "1,2345",
+            "12345,678",
+            "3.4.5",
+            "12:30",
+            "(3)",
+            "5-6",
+            "3 4",
+            "1 1/2",
+            r"1\frac{1}{2}",
+        ],
+        *[
+            "1/0",
+            r"\frac{1}{0}",
+            "3/4/5",
+            r"\frac{1}{2",
+            r"\frac{\pi}{2}",
+            r"2\pi",
+            "2 pi",
+            "9^9",
+            r"\sqrt{2}",
+        ],
+        *["3 or 4", r"3 \text{ or } 4", "3 million", r"3 \text{ Dozen}", "3 and a half", r"5 \times 10^3"],
+        *["٣", "１８", "1\x008", "9" * 5000, "0x10", "1_000", "3 hours 20 minutes"],
+    ],
+)
+def test_parse_refuses_what_is_not_one_number(answer):
+    assert parse(answer) is None
+
+
+@settings(deadline=None)
+@given(st.integers(-(10**12), 10**12), st.integers(1, 10**6))
+def test_parse_reads_back_what_is_printed(numerator, denominator):
+    value = Fraction(numerator, denominator)
+    assert parse(str(value)) == value
+    assert parse(rf"\frac{{{numerator:,}}}{{{denominator:,}}}") == value
+    assert parse(f"${numerator:,}.") == numerator
+    assert parse(f"{numerator / 8:.3f}".replace("-", "−")) == Fraction(numerator, 8)
+
+
+@settings(deadline=None)
+@given(st.text(alphabet=r"\{}boxedfractext0123456789.,/$%- #<>" + "\x00\u200f\n", max_size=60))
+def test_any_text_is_graded(text):
+    result = grade(text, "18")
+    assert result.correct == (result.reason == "correct")
+    assert (result.extracted is None) == (result.reason == "no answer")
+
+
+@pytest.mark.parametrize(
+    ("text", "gold", "reason"),
+    [
+        (r"\boxed{\$18.00}", "18", "correct"),
+        ("#### 1,800", "1800.0", "correct"),
+        (r"\boxed{0.5}", r"\frac{1}{2}", "correct"),
+        (r"\boxed{0.333}", "1/3", "wrong"),
+        (r"\boxed{x}", "18", "unparsable"),
+        ("18", "18", "no answer"),
+    ],
+)
+def test_grade(text, gold, reason):
+    assert grade(text, gold).reason == reason
+    assert grade(text, gold).correct == (reason == "correct")
+
+
+@pytest.mark.parametrize("gold", ["", r"\frac{\pi}{2}", "(1, 2)"])
+def test_a_gold_outside_the_rationals_is_an_error_even_without_an_answer(gold):
+    with pytest.raises(UserError) as raised:
+        grade("no answer", gold)
+    assert repr(gold) in str(raised.value)
+
+
+@pytest.mark.parametrize(
+    ("text", "reason"),
+    [
+        (r"\boxed{" * (LONG // 7), "no answer"),  # quadratic if each were scanned to the end
+        (r"\boxed{" + "9" * LONG + "}", "unparsable"),
+        ("#### " + "9" * LONG, "unparsable"),
+        (r"\boxed{" + "\u200f" * LONG + "}", "unparsable"),
+        ("\x00" * LONG + r"\boxed{18}", "correct"),
+        ("<think>" * (LONG // 7), "no answer"),
+    ],
+)
+def test_ten_megabytes_are_graded_in_linear_time(text, reason):
+    start = time.process_time()
+    assert grade(text, "18").reason == reason
+    assert time.process_time() - start < 20

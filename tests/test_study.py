@@ -1,0 +1,157 @@
+"""The study: what merges, what is refused, and that each refusal names the key and the fix."""
+
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from deltageom.errors import UserError
+from deltageom.study import difference, load_study, merge, settings
+
+ROOT = Path(__file__).parent.parent
+
+
+@pytest.fixture
+def root(tmp_path: Path) -> Path:
+    """The project's config.yaml and its toy study, to write further studies beside."""
+    (tmp_path / "studies").mkdir()
+    (tmp_path / "config.yaml").write_text((ROOT / "config.yaml").read_text())
+    (tmp_path / "studies" / "toy.yaml").write_text((ROOT / "studies" / "toy.yaml").read_text())
+    return tmp_path
+
+
+def write(root: Path, text: str, name: str = "mine") -> dict[str, str]:
+    (root / "studies" / f"{name}.yaml").write_text(text)
+    return {"study": name}
+
+
+def refusal(root: Path, text: str) -> str:
+    with pytest.raises(UserError) as caught:
+        load_study(write(root, "extends: toy\n" + text), root)
+    return str(caught.value)
+
+
+@pytest.mark.parametrize("name", sorted(p.stem for p in (ROOT / "studies").glob("*.yaml")))
+def test_every_shipped_study_is_valid(name: str) -> None:
+    assert load_study({"study": name}, ROOT).study == name
+
+
+def test_paper_study_has_the_papers_protocol() -> None:
+    study = load_study({"study": "qwen3-4b"}, ROOT)
+    sft, dpo = study.runs["sft"].training, study.runs["dpo"].training
+    assert (sft.learning_rate, dpo.learning_rate, sft.steps, sft.report_step) == (5e-6, 5e-7, 1500, 1000)
+    assert (sft.lora.rank, sft.lora.alpha, sft.batch_size, sft.warmup, sft.seed) == (32, 64.0, 32, 0.05, 42)
+    assert study.base.layers * len(sft.lora.target_modules) == 144
+    assert sorted(study.runs) == ["dft", "dpo", "offline_grpo", "rft", "rift", "rift_linear", "sft"]
+
+
+def test_extends_merges_and_null_removes(root: Path) -> None:
+    config = write(root, "extends: toy\nruns: {dpo: null, again: {method: sft}}\nrollouts: {samples: 8}\n")
+    study = load_study(config, root)
+    assert "dpo" not in study.runs
+    assert "again" in study.runs
+    assert study.rollouts.samples == 8
+    assert study.rollouts.generator == "teacher"  # from toy
+
+
+def test_run_overrides_training_and_options_only_for_itself(root: Path) -> None:
+    study = load_study(
+        write(root, "extends: toy\nruns: {rift: {method: rift, reward_wrong: -0.5, lora: {rank: 6}}}\n"), root
+    )
+    assert study.runs["rift"].options == {"reward_correct": 1.0, "reward_wrong": -0.5}
+    assert study.runs["rift"].training.lora.rank == 6
+    assert study.runs["sft"].training.lora.rank == 8
+
+
+def test_command_line_comes_last(root: Path) -> None:
+    config: dict[str, Any] = merge(yaml.safe_load((root / "config.yaml").read_text()), {"rollouts": {"samples": 3}})
+    assert load_study(config, root).rollouts.samples == 3
+    assert load_study(config, root).rollouts.temperature == load_study({}, root).rollouts.temperature
+
+
+def test_order_of_keys_changes_no_setting(root: Path) -> None:
+    a = load_study(write(root, "extends: toy\ntraining: {steps: 5, seed: 1}\n"), root)
+    b = load_study(write(root, "training: {seed: 1, steps: 5}\nextends: toy\n"), root)
+    assert settings(a.runs["sft"]) == settings(b.runs["sft"])
+
+
+def test_difference_is_what_merge_needs() -> None:
+    below = {"a": 1, "b": {"c": 2, "d": 3}}
+    above = {"a": 1, "b": {"c": 5, "d": 3}, "e": None}
+    assert difference(above, below) == {"b": {"c": 5}, "e": None}
+    assert merge(below, difference(above, below)) == above
+
+
+@pytest.mark.parametrize(
+    ("text", "says"),
+    [
+        ("rollout: {samples: 2}", ["studies/mine.yaml: rollout: unknown key", "did you mean 'rollouts'"]),
+        ("rollouts: {sample: 2}", ["rollouts.sample: unknown key", "did you mean 'samples'"]),
+        ("training: {learning_rat: 0.1}", ["training.learning_rat: unknown key", "'learning_rate'"]),
+        ("training: {learning_rate: 1e-5}", ["training.learning_rate", "'1e-5'", "write 1.0e-05", "text"]),
+        ("training: {steps: many}", ["training.steps", "integer", "'many'"]),
+        ("training: {steps: 1.5}", ["training.steps", "1.5"]),
+        ("training: {steps: true}", ["training.steps", "integer"]),
+        ("training: {learning_rate: .nan}", ["training.learning_rate", "finite"]),
+        ("training: {report_step: 100}", ["report_step 100", "64 steps"]),
+        ("training: {micro_batch_size: 5}", ["micro_batch_size 5", "divide batch_size 32"]),
+        ("training: 3", ["studies/mine.yaml: training: is a section", "got 3"]),
+        ("methods: {dop: {beta: 1.0}}", ["methods.dop: unknown method", "did you mean 'dpo'"]),
+        ("runs: {sft: {method: sftt}}", ["runs.sft.method: unknown method 'sftt'", "did you mean 'sft'"]),
+        ("runs: {sft: {beta: 1.0}}", ["runs.sft.beta: unknown key", "sft has no options"]),
+        ("runs: {x: {method: dpo, betas: 1.0}}", ["runs.x.betas: unknown key", "did you mean 'beta'"]),
+        ("runs: {x: {method: dpo, beta: high}}", ["runs.x.beta", "number"]),
+        ("runs: {x: {method: dft, learning_rate: 1e-4}}", ["runs.x.learning_rate", "write 0.0001"]),
+        ("runs: {x: sft}", ["runs.x: write the run as {method: NAME"]),
+        ("runs: {'a b': {method: sft}}", ["'a b'", "A-Z a-z 0-9 . _ -"]),
+        ("runs: {'../x': {method: sft}}", ["'../x'", "begin with a letter or digit"]),
+        ("runs: {'$(rm)': {method: sft}}", ["'$(rm)'"]),
+        ("runs: {base: {method: sft}}", ["'base' is taken"]),
+        ("runs: {1: {method: sft}}", ["runs", "string"]),
+        ("measures: {reference: stf}", ["measures.reference 'stf' is none of the runs"]),
+        ("measures: {cka: {benchmark: gsm}}", ["measures.cka.benchmark 'gsm' is none of the benchmarks"]),
+        ("measures: {geometry: {top_k: 9}}", ["top_k 9 is more than the rank 8"]),
+        ("prompt: {template: 'Solve it'}", ["prompt.template", "{question}"]),
+        ("prompt: {template: '{question} \\boxed{x}'}", ["prompt.template", "{{ and }}"]),
+        ("base: {model: some/model}", ["source is embedded, but base.model is 'some/model'"]),
+        ("benchmarks: {easy: {split: medium}}", ["benchmarks.easy", "train, easy or hard"]),
+        ("benchmarks: {x: {source: file}}", ["benchmarks.x", "path: the jsonl file"]),
+        ("runs: {x: {method: sft, lora: {target_modules: [self_attn.q_proj]}}}", ["module by module"]),
+        ("a: [1", ["studies/mine.yaml", "not valid YAML"]),
+        ("training: {steps: 1, steps: 2}", ["studies/mine.yaml", "'steps' stands twice"]),
+    ],
+)
+def test_mistake_is_named_with_its_fix(root: Path, text: str, says: list[str]) -> None:
+    message = refusal(root, text)
+    for part in says:
+        assert part in message
+    assert "Traceback" not in message
+
+
+def test_zero_runs(root: Path) -> None:
+    with pytest.raises(UserError, match="runs: is empty"):
+        load_study(write(root, "benchmarks: {easy: {source: embedded, split: easy}}\n"), root)
+
+
+def test_no_file_no_parent_and_a_circle(root: Path) -> None:
+    with pytest.raises(UserError, match=r"unknown study 'toi'.*known: toy.*did you mean 'toy'"):
+        load_study({"study": "toi"}, root)
+    with pytest.raises(UserError, match=r"unknown study 'gone' \(extended by studies/mine.yaml\)"):
+        load_study(write(root, "extends: gone\n"), root)
+    write(root, "extends: b\n", "a")
+    with pytest.raises(UserError, match="extends itself by way of b -> a -> b"):
+        load_study(write(root, "extends: a\n", "b"), root)
+    with pytest.raises(UserError, match=r"study name '\.\./toy'"):
+        load_study({"study": "../toy"}, root)
+
+
+def test_reading_a_study_imports_nothing_heavy() -> None:
+    code = (
+        "import sys; from deltageom.study import load_study; from deltageom import problems, code; load_study();"
+        "print([m for m in ('torch', 'numpy', 'pandas', 'transformers', 'scipy', 'pyarrow') if m in sys.modules])"
+    )
+    found = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True)
+    assert found.stdout.strip() == "[]"

@@ -1,0 +1,296 @@
+"""Tables against hand counts, dense computation and a known path; what is written is what is read."""
+
+import math
+import re
+from itertools import combinations
+
+import numpy as np
+import pandas as pd
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from deltageom import tables
+from deltageom.adapters import Factors
+from deltageom.errors import UserError
+from deltageom.geometry.measures import measure_module
+from deltageom.markdown import cell, escape, markdown
+
+SETTINGS = {"learning_rate": 1e-3, "steps": 64, "report_step": None, "seed": 42}
+LORA = {"init_seed": 7, "rank": 8, "alpha": 16.0}
+
+
+def run(method, **options):
+    return {"method": method, "options": options, "training": SETTINGS | {"lora": LORA}}
+
+
+def answers(solved, **changes):
+    """Evaluation records of problems p0, p1, ...: '1' solved, '0' not."""
+    item = {"finish_reason": "stop", "extracted": "1", "length": 10} | changes
+    return [item | {"problem_id": f"p{i}", "correct": c == "1"} for i, c in enumerate(solved)]
+
+
+def modules(updates):
+    """Geometry records from dense deltas {module: {run: (d_out, d_in)}}: B the delta, A the identity."""
+    return [
+        {"module": name, "layer": int(name.split(".")[1])}
+        | measure_module({r: Factors(b=w, a=np.eye(w.shape[1]), scale=1.0) for r, w in deltas.items()}, 2)
+        for name, deltas in updates.items()
+    ]
+
+
+@pytest.fixture(scope="module")
+def updates():
+    """Two layers; `y` is `x` in a small module and opposed in a large one; `zero` never moved."""
+    rng = np.random.default_rng(0)
+    small, large = rng.normal(size=(5, 4)), 10 * rng.normal(size=(6, 4))
+    noise = rng.normal(size=(6, 4))
+    return {
+        "layers.0.self_attn.q_proj": {"x": small, "y": small, "zero": 0 * small},
+        "layers.1.self_attn.q_proj": {"x": large, "y": -large + noise, "zero": 0 * large},
+    }
+
+
+def stacked(updates, name):
+    return np.concatenate([deltas[name].ravel() for deltas in updates.values()])
+
+
+# accuracy and McNemar
+
+
+def test_accuracy_counts_and_wilson_interval():
+    items = answers("1111111100")
+    items[8] |= {"finish_reason": "length", "extracted": None, "length": 110}
+    row = tables.accuracy({("base", "easy"): items}).iloc[0]
+    assert (row["n"], row["correct"], row["truncated"], row["unboxed"]) == (10, 8, 1, 1)
+    assert row["accuracy"] == 0.8
+    assert row["mean_length"] == 20.0
+    z, p, n = 1.959963984540054, 0.8, 10  # Wilson 1927
+    centre = (p + z * z / (2 * n)) / (1 + z * z / n)
+    half = z / (1 + z * z / n) * math.sqrt(p * (1 - p) / n + z * z / (4 * n * n))
+    assert row["low"] == pytest.approx(centre - half, rel=1e-9)
+    assert row["high"] == pytest.approx(centre + half, rel=1e-9)
+
+
+def test_mcnemar_counts_p_and_holm_within_a_benchmark():
+    easy = {"base": "0000000011", "x": "1111110011", "y": "1111111101"}
+    evaluations = {(m, "easy"): answers(s) for m, s in easy.items()}
+    evaluations |= {(m, "hard"): answers(s) for m, s in {"base": "01", "x": "10"}.items()}
+    table = tables.mcnemar(evaluations).set_index(["benchmark", "a", "b"])
+    counts = table[["only_a", "only_b"]].to_numpy().tolist()
+    assert table.index.tolist() == [
+        ("easy", "base", "x"),
+        ("easy", "base", "y"),
+        ("easy", "x", "y"),
+        ("hard", "base", "x"),
+    ]
+    assert counts == [[0, 6], [1, 8], [1, 2], [1, 1]]
+    p = [2 / 2**6, 2 * (1 + 9) / 2**9, 1.0, 1.0]
+    assert table["p"].tolist() == pytest.approx(p)
+    assert table["p_holm"].tolist() == pytest.approx([3 * p[0], 3 * p[0], 1.0, 1.0])  # 2 p[1] < 3 p[0]
+
+
+def test_mcnemar_pairs_by_problem_whatever_the_order():
+    evaluations = {("a", "easy"): answers("1100"), ("b", "easy"): answers("0100")[::-1]}
+    row = tables.mcnemar(evaluations).iloc[0]
+    assert (row["only_a"], row["only_b"]) == (1, 0)
+
+
+def test_mcnemar_refuses_other_problems_and_a_problem_twice():
+    with pytest.raises(UserError, match="a and b answered different problems of benchmark easy"):
+        tables.mcnemar({("a", "easy"): answers("11"), ("b", "easy"): answers("111")})
+    with pytest.raises(UserError, match=r"evaluation/a/easy\.jsonl has a problem_id twice"):
+        tables.mcnemar({("a", "easy"): answers("1") * 2, ("b", "easy"): answers("1")})
+
+
+# geometry
+
+
+def test_global_cosine_is_of_the_stacked_updates_not_a_mean(updates):
+    built = tables.build({}, {}, {}, modules(updates), {}, {})
+    x, y = stacked(updates, "x"), stacked(updates, "y")
+    expected = x @ y / np.linalg.norm(x) / np.linalg.norm(y)
+    by_module = built["geometry_module_pairs"].query("a == 'x' and b == 'y'")["cosine"]
+    assert by_module.iloc[0] == pytest.approx(1)
+    assert abs(by_module.mean() - expected) > 0.5  # the trap that this test is about
+    row = built["geometry_global_pairs"].set_index(["a", "b"]).loc[("x", "y")]
+    assert row["cosine"] == pytest.approx(expected, rel=1e-12)
+    assert row["orthogonal_fraction_stacked"] == pytest.approx(math.sqrt(1 - expected**2))
+    norms = built["geometry_global_runs"].set_index("run")["norm"]
+    assert norms["x"] == pytest.approx(np.linalg.norm(x))
+    layer = built["geometry_layer_pairs"].set_index(["layer", "a", "b"])["cosine"]
+    assert layer[0, "x", "y"] == pytest.approx(1)
+
+
+def test_angles_are_the_smallest_and_the_largest_in_degrees():
+    angle = np.radians(25.0)
+    x, y = np.zeros((4, 3)), np.zeros((4, 3))
+    x[0, 0], x[1, 1] = 3, 2
+    y[0, 0], y[1, 1], y[2, 1] = 3, 2 * np.cos(angle), 2 * np.sin(angle)  # the second output direction turns
+    table = tables.geometry_module_pairs(modules({"layers.0.q": {"x": x, "y": y}}))
+    row = table.iloc[0]
+    assert row["k"] == 2
+    assert row[tables.ANGLES].tolist() == pytest.approx([0, 25, 0, 0], abs=1e-6)
+
+
+def test_zero_update_is_missing_not_zero(updates):
+    built = tables.build({}, {}, {}, modules(updates), {}, {})
+    pairs = built["geometry_module_pairs"].query("b == 'zero'")
+    assert len(pairs) == 4
+    assert pairs[["cosine", "orthogonal_fraction", *tables.ANGLES, *tables.OVERLAPS]].isna().all(axis=None)
+    assert (pairs["reason"] == "zero delta").all()
+    runs = built["geometry_module_runs"].set_index("run")
+    assert (runs.loc["zero", "norm"] == 0).all()
+    assert "singular_values" not in runs
+    matrix = tables.cosine_matrix(built["geometry_global_runs"], built["geometry_global_pairs"], ["zero", "y", "x"])
+    assert matrix.columns.tolist() == [tables.MATRIX_KEY, "zero", "y", "x"]
+    values = matrix.set_index(tables.MATRIX_KEY)
+    assert values.loc["zero"].isna().all()
+    assert values["zero"].isna().all()
+    assert values.loc["y", "y"] == 1
+    assert values.loc["x", "y"] == values.loc["y", "x"] < -0.9
+
+
+# paths and similarities
+
+
+def path(nll, tokens=(1, 3)):
+    """nll: alpha -> one number a problem."""
+    return pd.DataFrame(
+        [
+            {"alpha": alpha, "problem_id": f"p{i}", "nll": value, "tokens": tokens[i]}
+            for alpha, values in nll.items()
+            for i, value in enumerate(values)
+        ]
+    )
+
+
+def test_loss_is_per_token_over_all_problems_and_barrier_of_a_known_path():
+    losses = tables.connectivity({("x", "y"): path({1.0: (2, 6), 0.0: (4, 0), 0.5: (3, 9)})})
+    assert losses["alpha"].tolist() == [0, 0.5, 1]
+    assert losses["loss"].tolist() == [1, 3, 2]  # (4 + 0) / 4, not the mean of 4 / 1 and 0 / 3
+    assert losses["n"].tolist() == [2, 2, 2]
+    row = tables.barriers(losses).iloc[0]
+    assert (row["loss_a"], row["loss_b"]) == (2, 1)
+    assert (row["mean_of_ends"], row["chord"], row["worst_alpha"]) == (1.5, 1.5, 0.5)
+
+
+def test_missing_loss_leaves_the_barrier_missing():
+    losses = tables.connectivity({("x", "y"): path({0.0: (1, 1), 0.5: (math.nan, 1), 1.0: (1, 1)})})
+    assert losses["loss"].isna().tolist() == [False, True, False]
+    row = tables.barriers(losses).iloc[0]
+    assert row[["mean_of_ends", "chord", "worst_alpha"]].isna().all()
+    assert row["loss_a"] == 0.5
+
+
+def test_cka_names_the_pair():
+    frame = pd.DataFrame({"layer": [0, 1], "estimator": "debiased", "similarity": [math.nan, 0.9], "n": 100})
+    table = tables.cka({("x", "y"): frame, ("x", "z"): frame})
+    assert table[["a", "b"]].to_numpy().tolist() == [["x", "y"]] * 2 + [["x", "z"]] * 2
+    assert table["similarity"].isna().tolist() == [True, False] * 2
+
+
+def test_against_turns_what_has_a_direction():
+    pairs = pd.DataFrame(
+        {"a": ["k", "m", "k"], "b": ["m", "z", "z"], "alpha": [0.1, 0.1, 0.1], "worst_alpha": [0.2, 0.2, 0.2]}
+        | {"loss_a": [1, 2, 9], "loss_b": [3, 4, 9], "only_a": [5, 6, 9], "only_b": [7, 8, 9]}
+        | {"part_a_of_b": [10, 11, 9], "part_b_of_a": [12, 13, 9], "cosine": [0.5, 0.6, 9]}
+    )
+    turned = tables.against(pairs, "m", ["z", "m", "k"])
+    assert turned.to_dict("list") == {
+        "run": ["z", "k"], "alpha": [0.1, 0.9], "worst_alpha": [0.2, 0.8], "loss_a": [2, 3], "loss_b": [4, 1],
+        "only_a": [6, 7], "only_b": [8, 5], "part_a_of_b": [11, 12], "part_b_of_a": [13, 10],
+        "cosine": [0.6, 0.5],
+    }  # fmt: skip
+
+
+# training, files, Markdown
+
+
+def test_training_holds_the_study_and_the_counts():
+    runs = {"x": run("sft"), "y": run("dpo", beta=0.1, max_pairs=4)}
+    counts = {
+        "x": {"selected": 3, "unit": "rows"},
+        "y": {"selected": 2, "mixed": 1, "epochs": 1.5, "ids": []},
+    }
+    table = tables.training(runs, counts).set_index("run")
+    assert table.loc["y", ["method", "options"]].tolist() == ["dpo", "beta=0.1, max_pairs=4"]
+    assert table["selected"].tolist() == [3, 2]
+    assert table["mixed"].isna().tolist() == [True, False]
+    assert table.loc["y", "epochs"] == 1.5
+    assert table.loc["x", ["seed", "init_seed", "steps", "unit"]].tolist() == [42, 7, 64, "rows"]
+    assert table["report_step"].isna().all()
+    assert "ids" not in table
+
+
+@settings(max_examples=25, deadline=None)
+@given(st.lists(st.floats(), min_size=1), st.integers(-(2**53), 2**53))
+def test_read_gives_back_every_bit(tmp_path_factory, values, whole):
+    folder = tmp_path_factory.mktemp("tables")
+    names = ["NA", "1", "007", "run", "null"]
+    frame = pd.DataFrame({"run": [names[i % 5] for i in range(len(values))], "p": values, "seed": whole})
+    tables.write(frame, folder, "t")
+    back = tables.read(folder, "t")
+    assert back["run"].tolist() == frame["run"].tolist()
+    assert back["seed"].tolist() == frame["seed"].tolist()
+    np.testing.assert_array_equal(back["p"].to_numpy(float), frame["p"].to_numpy(float))
+
+
+def test_matrix_of_runs_named_like_columns_survives_the_file(tmp_path):
+    names = ["run", "a", "model", "1"]
+    runs = pd.DataFrame({"run": names, "norm": 1.0})
+    pairs = pd.DataFrame([(*pair, 0.25) for pair in combinations(names, 2)], columns=["a", "b", "cosine"])
+    tables.write(tables.cosine_matrix(runs, pairs, names), tmp_path, "cosine_matrix")
+    back = tables.read(tmp_path, "cosine_matrix").set_index(tables.MATRIX_KEY)
+    assert back.index.tolist() == back.columns.tolist() == names
+    assert back.to_numpy().tolist() == (0.25 + 0.75 * np.eye(4)).tolist()
+
+
+def test_long_table_says_what_it_leaves_out(tmp_path):
+    tables.write(pd.DataFrame({"n": range(tables.MARKDOWN_ROWS + 1)}), tmp_path, "long")
+    text = (tmp_path / "long.md").read_text()
+    assert text.count("\n|") == tables.MARKDOWN_ROWS + 1
+    assert text.endswith(f"The first {tables.MARKDOWN_ROWS} of {tables.MARKDOWN_ROWS + 1} rows; all are in long.csv.\n")
+    assert len(tables.read(tmp_path, "long")) == tables.MARKDOWN_ROWS + 1
+
+
+@pytest.mark.parametrize(
+    ("value", "shown"),
+    [
+        (0.123456, "0.1235"),
+        (5e-6, "5e-06"),
+        (12345.6, "12346"),
+        (None, "–"),
+        (math.nan, "–"),
+        (pd.NA, "–"),
+        (7, "7"),
+        ("a|b", r"a\|b"),
+        ("<b>&", "&lt;b&gt;&amp;"),
+        ("rift_linear", "rift_linear"),
+        ("_x_", r"\_x\_"),
+    ],
+)
+def test_cell(value, shown):
+    assert cell(value) == shown
+
+
+@settings(max_examples=50, deadline=None)
+@given(st.text())
+def test_any_text_stays_in_its_cell(text):
+    rows = markdown(pd.DataFrame({"reason": [text], "other": ["x"]})).splitlines()
+    assert len(rows) == 3
+    assert len(re.findall(r"(?<!\\)(?:\\\\)*\|", rows[2])) == 3
+    assert not re.search("[<>]", escape(text))
+
+
+def test_study_of_one_run_has_every_table_and_no_pair(updates):
+    alone = {name: {"x": deltas["x"]} for name, deltas in updates.items()}
+    built = tables.build({"x": run("sft")}, {}, {("x", "easy"): answers("10")}, modules(alone), {}, {})
+    empty = {name for name, table in built.items() if table.empty}
+    assert empty == {
+        "mcnemar", "geometry_module_pairs", "geometry_layer_pairs", "geometry_global_pairs",
+        "connectivity", "barriers", "cka",
+    }  # fmt: skip
+    for name in empty:
+        assert tables.against(built[name], "x", ["x"]).empty
+    assert built["cosine_matrix"].to_numpy().tolist() == [["x", 1.0]]

@@ -1,0 +1,124 @@
+# What the rules share: the resolved study, where its files lie, and the code that each command depends on.
+import itertools
+import os
+import sys
+from pathlib import Path
+
+from snakemake.exceptions import WorkflowError
+
+from deltageom import problems as problem_sets
+from deltageom.code import import_closure
+from deltageom.errors import UserError
+from deltageom.schema import EMBEDDED
+from deltageom.study import load_study, settings
+
+# The commands are installed beside this Python; a job's conda environment, if there is one, still comes first.
+os.environ.update(
+    PATH=os.pathsep.join([str(Path(sys.executable).parent), *os.get_exec_path()])
+)
+
+try:
+    STUDY = load_study(config)
+    if workflow.is_main_process:
+        for dataset in (STUDY.problems, *STUDY.benchmarks.values()):
+            if dataset.source == "file":
+                problem_sets.from_file(dataset)
+except UserError as error:
+    raise WorkflowError(f"study {config.get('study')!r} cannot run:\n{error}")
+
+RESULTS = f"results/{STUDY.study}"
+# Sorted: the order of keys in a study's file changes no job. Reports alone keep the study's order.
+RUNS = sorted(STUDY.runs)
+MODELS = ["base", *RUNS]
+PAIRS = list(itertools.combinations(RUNS, 2))
+BENCHMARKS = sorted(STUDY.benchmarks)
+MODULES = sorted(next(iter(STUDY.runs.values())).training.lora.target_modules)
+ALL_MODULES = [
+    f"layers.{layer}.{name}" for layer in range(STUDY.base.layers) for name in MODULES
+]
+GPUS = 1 if STUDY.device == "cuda" else 0
+ENVIRONMENT = "../../envs/gpu.yaml" if GPUS else "../../envs/cpu.yaml"
+
+MODEL_FILES = [
+    "config.json",
+    "generation_config.json",
+    "model.safetensors",
+    "tokenizer.json",
+    "tokenizer_config.json",
+]
+ADAPTER_FILES = ["adapter_config.json", "adapter_model.safetensors"]
+
+
+def code(command, *found_by_name):
+    """The files whose edit changes what a command does; `found_by_name`: modules that it looks up at run time."""
+    modules = [f"cli.{command.replace('-', '_')}", *found_by_name]
+    return sorted({str(path) for module in modules for path in import_closure(module)})
+
+
+def engine_code(command, engine):
+    """As `code`, with the engine's file if this version has it; a job says if it has not."""
+    try:
+        return code(command, f"engines.{engine}")
+    except ModuleNotFoundError:
+        return code(command)
+
+
+def model_path(name):
+    """Folder or hub id of `base`, `teacher` or another model."""
+    if name == "teacher" or (name == "base" and STUDY.base.model == EMBEDDED):
+        return f"{RESULTS}/{name}"
+    return STUDY.base.model if name == "base" else name
+
+
+def model_files(name):
+    """The files of a model that a job must wait for or that may change; none for a hub model."""
+    path = model_path(name)
+    if path in (f"{RESULTS}/base", f"{RESULTS}/teacher"):
+        return [f"{path}/{file}" for file in MODEL_FILES]
+    return sorted(
+        str(file)
+        for kind in ("*.json", "*.safetensors")
+        for file in Path(path).glob(kind)
+    )
+
+
+def dataset_of(name):
+    """The data set that is written as problems/<name>.jsonl: a benchmark's, or the training prompts'."""
+    return STUDY.problems if name == "train" else STUDY.benchmarks[name]
+
+
+def dataset_file(wildcards):
+    """A local data set's file, so that an edit of it is seen; none for the embedded world and the hub."""
+    dataset = dataset_of(wildcards.dataset)
+    return dataset.path if dataset.source == "file" else []
+
+
+def folder(files):
+    """Where a rule's files lie, of one file or of several beside each other."""
+    return os.path.dirname(files if isinstance(files, str) else files[0])
+
+
+def adapter(run):
+    return [f"{RESULTS}/runs/{run}/{file}" for file in ADAPTER_FILES]
+
+
+def adapter_of(wildcards):
+    """The adapter of a model's name; none for the base."""
+    return [] if wildcards.model == "base" else adapter(wildcards.model)
+
+
+def adapter_argument(wildcards):
+    return (
+        []
+        if wildcards.model == "base"
+        else ["--adapter", f"{RESULTS}/runs/{wildcards.model}"]
+    )
+
+
+wildcard_constraints:
+    run="[A-Za-z0-9._-]+",
+    model="[A-Za-z0-9._-]+",
+    a="[A-Za-z0-9._-]+",
+    b="[A-Za-z0-9._-]+",
+    dataset="[A-Za-z0-9._-]+",
+    layer=r"\d+",
