@@ -230,6 +230,8 @@ def test_angles_show_median_and_range_over_defined_modules():
     figure = figures.principal_angles(built, REFERENCE)
     rows = built["geometry_module_pairs"].query("a == 'dft'")
     medians = [line.get_xdata()[0] for line in lines(figure.axes[0], palette.COLOURS["dft"])]
+    faces = [line.get_markerfacecolor() for line in lines(figure.axes[0], palette.COLOURS["dft"])]
+    assert faces == [palette.COLOURS["dft"], "white"]  # smallest filled, largest hollow
     assert medians == [rows["left_smallest"].median(), rows["left_largest"].median()]
     medians = [line.get_xdata()[0] for line in lines(figure.axes[1], palette.COLOURS["dft"])]
     assert medians == [rows["right_smallest"].median(), rows["right_largest"].median()]

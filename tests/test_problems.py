@@ -82,7 +82,7 @@ def test_dropped_answers_are_counted(tmp_path: Path, capsys: pytest.CaptureFixtu
     assert "dropped 1 problems without a usable answer, kept 1" in capsys.readouterr().out
 
 
-def test_embedded_splits(tmp_path: Path) -> None:
+def test_embedded_splits() -> None:
     found = problems.load(dataset(source="embedded", split="hard", limit=5), EMBEDDED)
     assert len(found) == 5
     assert all(problem.solution for problem in found)

@@ -37,6 +37,8 @@ def told(question):
         return n[0] * (1 + n[1])
     if "together" in question:
         return 2 * n[0] + (n[1] if " more." in question else -n[1])
+    if "writes" in question:
+        return eval(re.search(r"writes ([-+ \d]+)\.", question)[1])
     if "come back" in question:
         return n[2] - n[0] * n[1]
     if "works" in question:

@@ -2,7 +2,7 @@
 
 from collections.abc import Iterable
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal, cast
 
 from deltageom import grading
 from deltageom.errors import UserError
@@ -31,9 +31,9 @@ def from_file(dataset: Dataset) -> list[Problem]:
 def _embedded(dataset: Dataset, embedded: Embedded) -> list[Problem]:
     from deltageom.embedded import world
 
-    assert dataset.split == "train" or dataset.split == "easy" or dataset.split == "hard"
     available = embedded.prompts if dataset.split == "train" else embedded.benchmark_problems
-    made = world.problems(dataset.split, min(dataset.limit or available, available), embedded.seed)
+    split = cast(Literal["train", "easy", "hard"], dataset.split)  # the schema has seen to it
+    made = world.problems(split, min(dataset.limit or available, available), embedded.seed)
     return [Problem(p.id, p.question, p.answer, p.solution) for p in made]
 
 

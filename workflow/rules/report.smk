@@ -102,7 +102,7 @@ rule summary:
     input:
         tables=TABLES,
         figures=FIGURES,
-        code=code("summary"),
+        code=code("summary", *(f"methods.{run.method}" for run in STUDY.runs.values())),
     output:
         summary=f"{RESULTS}/summary.md",
         provenance=f"{RESULTS}/provenance/summary.json",

@@ -155,14 +155,19 @@ def _hash(values: tuple[object, ...]) -> int:
 
 
 def _easy_task(rng: Random, part: str) -> Task:
-    if rng.random() < 0.5:
+    kind = rng.choices(("story", "sum", "one"), (0.4, 0.25, 0.35))[0]
+    if kind == "story":
         events = (rng.choice(PRODUCTS),) if rng.random() < 0.3 else _events(rng, 2, part)
         return _story(rng, events, start=(2, 30), change=(2, 12), each=(2, 9))
+    if kind == "sum":
+        return _sum(rng, rng.randint(2, 3), first=(2, 60), others=(2, 30))
     return rng.choice((_compare, _times, _shop, _wages))(rng)
 
 
 def _hard_task(rng: Random, part: str) -> Task:
-    return _story(rng, _events(rng, 3, part), start=(30, 200), change=(11, 60), each=(6, 20))
+    if rng.random() < 0.3:
+        return _sum(rng, 4, first=(30, 150), others=(11, 60))
+    return _story(rng, _events(rng, 3, part), start=(30, 150), change=(11, 60), each=(6, 20))
 
 
 def _events(rng: Random, count: int, part: str) -> tuple[str, ...]:
@@ -194,6 +199,17 @@ def _story(
         total = Result(len(steps) - 1)
         sentences.append(f"{name} {text.format(n=n, m=m, friend=friend)}.")
     return Task(tuple(sentences), f"how many {item} does {name} have", tuple(steps))
+
+
+def _sum(rng: Random, steps: int, first: tuple[int, int], others: tuple[int, int]) -> Task:
+    terms = [(rng.choice("+-"), rng.randint(*others)) for _ in range(steps)]
+    total: Operand = rng.randint(*first)
+    text = f"{rng.choice(NAMES)} writes {total}{''.join(f' {op} {n}' for op, n in terms)}."
+    chain = list[Step]()
+    for op, n in terms:
+        chain.append((total, op, n))
+        total = Result(len(chain) - 1)
+    return Task((text,), "how much is it", tuple(chain))
 
 
 def _compare(rng: Random) -> Task:
