@@ -22,14 +22,14 @@ Factors = dict[str, tuple[torch.Tensor, torch.Tensor]]
 
 
 class Gradients(TrainerCallback):
-    """Keeps the first step's gradients, which an optimiser would clear."""
+    """Keeps each step's gradients, after clipping, which the trainer clears."""
 
     def __init__(self) -> None:
-        self.found: dict[str, torch.Tensor] = {}
+        self.steps: list[dict[str, torch.Tensor]] = []
 
     def on_pre_optimizer_step(self, *_: Any, model: Any, **__: Any) -> None:
         named = [(name, p.grad) for name, p in model.named_parameters() if p.grad is not None]
-        self.found = self.found or {name: grad.detach().double().clone() for name, grad in named}
+        self.steps.append({name: grad.detach().double().clone() for name, grad in named})
 
 
 def built(run: TrainSettings, table: pd.DataFrame, folder: Path, scratch: Path) -> Any:
@@ -67,7 +67,7 @@ def step(
     gradients = Gradients()
     trainer.add_callback(gradients)
     trainer.train()
-    return trainer.state.log_history[0]["loss"], gradients.found, factors
+    return trainer.state.log_history[0]["loss"], gradients.steps[0], factors
 
 
 class Dense:
@@ -147,7 +147,7 @@ def test_likelihood_step_is_the_dense_formula(
     rows = dense_rows(method, dense, table)
     assert len(rows) == n
     expected = sum(row for row, _ in rows) / (sum(t for _, t in rows) if reduction == "token" else n)
-    assert loss == pytest.approx(float(expected), rel=1e-4)
+    assert loss == pytest.approx(expected.item(), rel=1e-4)
     assert_same(found, dense.gradients(expected))
 
 
@@ -167,8 +167,8 @@ def test_dpo_step_is_the_dense_formula_with_the_base_as_reference(
     # p0 and p1 have one pair each; p2 three, of which all are taken
     pairs = [(("p0", 0), ("p0", 1)), (("p1", 1), ("p1", 0)), *((("p2", 0), ("p2", s)) for s in (1, 2, 3))]
     expected = sum(torch.log1p(torch.exp(-0.3 * (margin(*c) - margin(*r)))) for c, r in pairs) / len(pairs)
-    assert loss == pytest.approx(float(expected), rel=1e-4)
-    assert abs(float(expected) - np.log(2)) > 1e-3  # the reference is not the adapter itself
+    assert loss == pytest.approx(expected.item(), rel=1e-4)
+    assert abs(expected.item() - np.log(2)) > 1e-3  # the reference is not the adapter itself
     assert_same(found, dense.gradients(expected))
 
 
@@ -199,6 +199,26 @@ def test_accumulation_and_padding_change_nothing(
     for loss, gradients, _ in steps[1:]:
         assert loss == pytest.approx(steps[0][0], rel=1e-5)
         assert_same(gradients, steps[0][1])
+
+
+def test_steps_are_clipped_adamw_with_weight_decay(tiny_model: Path, base_settings: Base, tmp_path: Path) -> None:
+    run = settings(base_settings, "sft", max_grad_norm=0.01, weight_decay=5.0, warmup=0.0, schedule="linear")
+    trainer = built(run, rollouts(), tiny_model, tmp_path)
+    gradients = Gradients()
+    trainer.add_callback(gradients)
+    trainable = {n: p for n, p in trainer.model.named_parameters() if p.requires_grad}
+    replayed = {n: p.detach().double().clone().requires_grad_() for n, p in trainable.items()}
+    optimiser = torch.optim.AdamW(replayed.values(), lr=1.0, betas=(0.9, 0.999), eps=1e-8, weight_decay=5.0)
+    trainer.train()
+    for rate, found in zip((0.01, 0.0075, 0.005, 0.0025), gradients.steps, strict=True):
+        assert torch.cat([g.flatten() for g in found.values()]).norm().item() == pytest.approx(0.01, rel=1e-3)
+        for name, gradient in found.items():
+            replayed[name].grad = gradient
+        optimiser.param_groups[0]["lr"] = rate
+        optimiser.step()
+    assert all(logs["grad_norm"] > 0.01 for logs in trainer.state.log_history if "loss" in logs)  # before clipping
+    for name, parameter in trainable.items():
+        torch.testing.assert_close(parameter.detach().double(), replayed[name].detach(), rtol=1e-4, atol=1e-6)
 
 
 def test_ids_that_are_padding_have_no_effect_at_all(tiny_model: Path, base_settings: Base, tmp_path: Path) -> None:

@@ -89,6 +89,15 @@ def test_report_step_stops_within_the_whole_schedule(tiny_model: Path, base_sett
     assert [row["learning_rate"] for row in whole] == pytest.approx(expected)
 
 
+def test_equal_rows_are_seen_in_equal_order(tiny_model: Path, base_settings: Base, tmp_path: Path) -> None:
+    def tokens(method: str, seed: int) -> list[float]:
+        run = settings(base_settings, method, batch_size=1, micro_batch_size=1, steps=9, seed=seed)
+        return [row["tokens"] for row in lines(trained(run, rollouts(), tiny_model, tmp_path))]
+
+    assert tokens("sft", 42) == tokens("offline_grpo", 42)
+    assert tokens("sft", 42) != tokens("sft", 43)
+
+
 @pytest.mark.parametrize("schedule", ["linear", "constant_with_warmup"])
 def test_schedules(schedule: str, tiny_model: Path, base_settings: Base, tmp_path: Path) -> None:
     run = settings(base_settings, "sft", schedule=schedule, warmup=0.0)
