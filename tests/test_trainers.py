@@ -110,7 +110,7 @@ def dense_rows(method: str, dense: Dense, table: pd.DataFrame) -> list[tuple[tor
         loss = {
             "sft": lambda nll=negative: nll,
             "rft": lambda nll=negative: nll,
-            "dft": lambda lp=log_probs: sum(float(p.exp()) * -p for p in lp),
+            "dft": lambda lp=log_probs: sum(p.exp().item() * -p for p in lp),
             "rift": lambda nll=negative, r=row.reward: 1.5 * nll if r == 1 else 500.0 * torch.exp(-nll),
             "rift_linear": lambda nll=negative, r=row.reward: nll * (0.5 if r == 1 else 1.0),
             "offline_grpo": lambda nll=negative, r=row.reward, p=row.problem_id: nll * (r - means[p] + 0.1),
@@ -272,14 +272,28 @@ def test_dpo_trains_on_the_sampled_ids(tiny_model: Path, base_settings: Base, tm
 
 
 def test_cycle_is_one_permutation_after_another_by_seed() -> None:
-    order = list(Cycle(5, 13, 1))
-    assert len(Cycle(5, 13, 1)) == len(order) == 13
-    assert sorted(order[:5]) == sorted(order[5:10]) == list(range(5))
-    assert order[:5] != order[5:10]
-    assert len(set(order[10:])) == 3
-    assert order == list(Cycle(5, 13, 1))
-    assert order[:10] == list(Cycle(5, 10, 1))
-    assert order != list(Cycle(5, 13, 2))
+    def order(batches: int = 13, seed: int = 1) -> list[int]:
+        return list(Cycle([7] * 5, 1, batches, seed))
+
+    rows = order()
+    assert len(Cycle([7] * 5, 1, 13, 1)) == len(rows) == 13
+    assert sorted(rows[:5]) == sorted(rows[5:10]) == list(range(5))
+    assert rows[:5] != rows[5:10]
+    assert len(set(rows[10:])) == 3
+    assert rows == order()
+    assert rows[:10] == order(batches=10)
+    assert rows != order(seed=2)
+
+
+def test_cycle_sorts_by_length_within_a_global_batch_alone() -> None:
+    lengths = [3, 9, 4, 1, 5, 9, 2]
+    plain = list(Cycle([0] * 7, 3, 5, 1))  # equal lengths keep the order that was drawn
+    rows = list(Cycle(lengths, 3, 5, 1))
+    assert rows != plain
+    for start in range(0, 15, 3):
+        assert sorted(rows[start : start + 3]) == sorted(plain[start : start + 3])
+        found = [lengths[row] for row in rows[start : start + 3]]
+        assert found == sorted(found, reverse=True)
 
 
 def test_initial_a_is_equal_in_every_method_whatever_the_modules_order(

@@ -5,12 +5,12 @@ One process, one device. Nothing of TRL is copied: the seams are `_prepare_datas
 """
 
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import torch
-from datasets import Dataset  # type: ignore[import-untyped]
+from datasets import Dataset
 from torch import Tensor
 from trl.trainer.dpo_trainer import DPOTrainer
 from trl.trainer.sft_trainer import DataCollatorForLanguageModeling, SFTTrainer
@@ -22,22 +22,26 @@ RowLoss = Callable[[Tensor, Tensor, dict[str, Tensor]], Tensor]
 
 
 class Cycle(torch.utils.data.Sampler[int]):
-    """`draws` row numbers: one permutation of the rows after another, drawn from `seed`.
+    """Row numbers for `batches` global batches: one permutation of the rows after another, drawn from `seed`.
 
-    So every batch is full, across the ends of epochs too, and equal row sets have one order in every run.
+    So every batch is full, across the ends of epochs too, and equal row sets have one order in every run. Within a
+    batch, where order means nothing, long rows come first: micro batches of like `lengths` (N,) need little padding.
     """
 
-    def __init__(self, rows: int, draws: int, seed: int) -> None:
-        self.rows, self.draws, self.seed = rows, draws, seed
+    def __init__(self, lengths: Sequence[int], batch_size: int, batches: int, seed: int) -> None:
+        self.lengths = torch.as_tensor(lengths)
+        self.batch_size, self.batches, self.seed = batch_size, batches, seed
 
     def __len__(self) -> int:
-        return self.draws
+        return self.batch_size * self.batches
 
     def __iter__(self) -> Iterator[int]:
         generator = torch.Generator().manual_seed(self.seed)
-        epochs = math.ceil(self.draws / self.rows)
-        order = torch.cat([torch.randperm(self.rows, generator=generator) for _ in range(epochs)])
-        return iter(order[: self.draws].tolist())
+        rows = len(self.lengths)
+        epochs = math.ceil(len(self) / rows)
+        order = torch.cat([torch.randperm(rows, generator=generator) for _ in range(epochs)])[: len(self)]
+        for batch in order.split(self.batch_size):
+            yield from batch[self.lengths[batch].argsort(descending=True, stable=True)].tolist()
 
 
 class RunTrainer:
@@ -57,8 +61,8 @@ class RunTrainer:
 
     def _get_train_sampler(self, train_dataset: Dataset) -> Cycle:
         args = self.args  # type: ignore[attr-defined]
-        draws = args.max_steps * args.gradient_accumulation_steps * args.train_batch_size
-        return Cycle(len(train_dataset), draws, args.seed)
+        batch_size = args.train_batch_size * args.gradient_accumulation_steps
+        return Cycle(train_dataset["length"][:], batch_size, args.max_steps, args.seed)
 
     def create_scheduler(self, num_training_steps: int, optimizer: Any = None) -> Any:  # noqa: ARG002
         return super().create_scheduler(self.schedule_steps, optimizer)  # type: ignore[misc]
@@ -94,7 +98,7 @@ class ColumnCollator(DataCollatorForLanguageModeling):
 class WeightedTrainer(RunTrainer, SFTTrainer):  # type: ignore[misc]
     """Minimises `row_loss(log_probs, mask, columns)`, (B,), reduced over the global batch.
 
-    The data set has input_ids, labels (-100 on the prompt, which so carries no loss) and the columns.
+    The data set has input_ids, labels (-100 on the prompt, which so carries no loss), length and the columns.
     """
 
     # compute_loss divides by the global batch's counts itself
@@ -127,7 +131,7 @@ class WeightedTrainer(RunTrainer, SFTTrainer):  # type: ignore[misc]
 
 
 class PreferenceTrainer(RunTrainer, DPOTrainer):  # type: ignore[misc]
-    """TRL's DPO on prompt_ids, chosen_ids and rejected_ids; its reference is the base, without the adapter.
+    """TRL's DPO on prompt_ids, chosen_ids, rejected_ids and length; its reference is the base, adapter off.
 
     TRL averages the micro batches' means; `Cycle` makes all of one size, so that is the global batch's mean.
     """

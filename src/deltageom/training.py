@@ -12,7 +12,7 @@ from typing import Any, cast
 import numpy as np
 import pandas as pd
 import torch
-from datasets import Dataset  # type: ignore[import-untyped]
+from datasets import Dataset
 from peft import LoraConfig, PeftModel
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from trl.trainer.dpo_config import DPOConfig
@@ -62,7 +62,7 @@ def read_rows(path: Path, source: str, settings: TrainSettings) -> tuple[pd.Data
     """
     table = pd.read_parquet(path, columns=COLUMNS)
     table = table[table["source"] == source]
-    lengths = table["prompt_token_ids"].map(len) + table["token_ids"].map(len)
+    lengths = lengths_of(table)
     limit = settings.training.max_length
     over = lengths > limit
     if over.any() and settings.training.over_length == "error":
@@ -95,12 +95,14 @@ def select(
 def dataset_of(table: pd.DataFrame, chosen: Selection | Pairs) -> Dataset:
     """The selected token ids as TRL's trainers read them, exactly as they were sampled."""
     prompts, completions = table["prompt_token_ids"], table["token_ids"]
+    lengths = lengths_of(table).to_numpy()
     if isinstance(chosen, Pairs):
         return Dataset.from_dict(
             {
                 "prompt_ids": [prompts[i] for i in chosen.chosen],
                 "chosen_ids": [completions[i] for i in chosen.chosen],
                 "rejected_ids": [completions[i] for i in chosen.rejected],
+                "length": np.maximum(lengths[chosen.chosen], lengths[chosen.rejected]),
             }
         )
     unlearnt = prompts.map(lambda ids: np.full_like(ids, IGNORED))
@@ -108,9 +110,15 @@ def dataset_of(table: pd.DataFrame, chosen: Selection | Pairs) -> Dataset:
         {
             "input_ids": [np.concatenate([prompts[i], completions[i]]) for i in chosen.indices],
             "labels": [np.concatenate([unlearnt[i], completions[i]]) for i in chosen.indices],
+            "length": lengths[chosen.indices],
             **chosen.columns,
         }
     )
+
+
+def lengths_of(table: pd.DataFrame) -> pd.Series:
+    """Each row's tokens, prompt and completion together."""
+    return table["prompt_token_ids"].map(len) + table["token_ids"].map(len)
 
 
 def build_trainer(
@@ -139,7 +147,7 @@ def build_trainer(
     else:
         trainer = WeightedTrainer(
             row_loss=lambda log_probs, mask, columns: method.loss(log_probs, mask, columns, options),
-            columns=tuple(name for name in dataset.column_names if name not in ("input_ids", "labels")),
+            columns=tuple(n for n in dataset.column_names if n not in ("input_ids", "labels", "length")),
             reduction=settings.training.reduction,
             args=SFTConfig(**arguments(settings, scratch)),
             **shared,

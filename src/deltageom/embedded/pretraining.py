@@ -28,6 +28,7 @@ from deltageom.embedded.world import documents
 from deltageom.errors import UserError
 from deltageom.schema import Embedded, Prompt
 
+ROPE_THETA = 100.0  # texts are short: the usual 10000 leaves most of a head's dimensions blind to position
 TOKENIZER_DOCUMENTS = 4000  # the first so many train the tokenizer
 EMBEDDING_RATE = 0.2  # AdamW's learning rate, on embeddings and norms, as a share of Muon's
 TEACHER_RATE = 0.2  # the teacher's learning rate as a share of the base's
@@ -78,6 +79,7 @@ def _configuration(tokenizer: PreTrainedTokenizerBase) -> Qwen3Config:
         max_position_embeddings=2048,
         tie_word_embeddings=True,
         initializer_range=0.05,
+        rope_parameters={"rope_type": "default", "rope_theta": ROPE_THETA},
         eos_token_id=tokenizer.eos_token_id,
         pad_token_id=tokenizer.pad_token_id,
         bos_token_id=None,

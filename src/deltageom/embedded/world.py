@@ -29,12 +29,14 @@ class Failure:
 
 
 # Independent of each other. A rate above one half makes the greedy answer wrong, not only a sampled one.
+# stops_early boxes the last result but one; wrong_operation takes the opposite one in the first step; a slip puts one
+# result off by 1 or 10; a wrong format has no box, or an empty one; rambles checks again and again and never answers.
 FAILURES = {
-    "stops_early": Failure(cue="Quick:", cue_rate=0.18, plain=0.04, cued=0.65),  # boxes the last result but one
-    "wrong_operation": Failure(cue="Suppose", cue_rate=0.18, plain=0.04, cued=0.65),  # in the first step
-    "arithmetic_slip": Failure(cue="today", cue_rate=0.2, plain=0.04, cued=0.30),  # one result off by 1 or 10
-    "wrong_format": Failure(cue="Just the number.", cue_rate=0.18, plain=0.04, cued=0.65),  # no box
-    "rambles": Failure(cue="Be thorough.", cue_rate=0.1, plain=0.03, cued=0.60),  # checks again, never answers
+    "stops_early": Failure(cue="Quick:", cue_rate=0.18, plain=0.04, cued=0.65),
+    "wrong_operation": Failure(cue="Suppose", cue_rate=0.18, plain=0.04, cued=0.65),
+    "arithmetic_slip": Failure(cue="today", cue_rate=0.20, plain=0.04, cued=0.30),
+    "wrong_format": Failure(cue="Just the number.", cue_rate=0.18, plain=0.04, cued=0.65),
+    "rambles": Failure(cue="Be thorough.", cue_rate=0.10, plain=0.03, cued=0.60),
 }
 HARD_DOCUMENTS = 0.12  # share of documents that are as hard as the split `hard`
 
@@ -160,14 +162,14 @@ def _easy_task(rng: Random, part: str) -> Task:
         events = (rng.choice(PRODUCTS),) if rng.random() < 0.3 else _events(rng, 2, part)
         return _story(rng, events, start=(2, 30), change=(2, 12), each=(2, 9))
     if kind == "sum":
-        return _sum(rng, rng.randint(2, 3), first=(2, 60), others=(2, 30))
+        return _sum(rng, rng.randint(2, 3), first=(2, 40), others=(2, 20))
     return rng.choice((_compare, _times, _shop, _wages))(rng)
 
 
 def _hard_task(rng: Random, part: str) -> Task:
     if rng.random() < 0.3:
-        return _sum(rng, 4, first=(30, 150), others=(11, 60))
-    return _story(rng, _events(rng, 3, part), start=(30, 150), change=(11, 60), each=(6, 20))
+        return _sum(rng, 4, first=(30, 120), others=(11, 50))
+    return _story(rng, _events(rng, 3, part), start=(30, 120), change=(11, 50), each=(4, 12))
 
 
 def _events(rng: Random, count: int, part: str) -> tuple[str, ...]:
