@@ -28,12 +28,12 @@ from deltageom.embedded.world import documents
 from deltageom.errors import UserError
 from deltageom.schema import Embedded, Prompt
 
-ROPE_THETA = 100.0  # texts are short: the usual 10000 leaves most of a head's dimensions blind to position
 TOKENIZER_DOCUMENTS = 4000  # the first so many train the tokenizer
 EMBEDDING_RATE = 0.2  # AdamW's learning rate, on embeddings and norms, as a share of Muon's
-TEACHER_RATE = 0.2  # the teacher's learning rate as a share of the base's
+TEACHER_RATE = 0.5  # the teacher's learning rate as a share of the base's
+TEACHER_CARELESSNESS = 0.25  # share of the teacher's documents by careless authors: its samples should differ
 PROMPT_WEIGHT = 0.02  # of a prompt token's loss: enough to learn the words, and the capacity goes to solving
-WARM_UP = 0.03  # fraction of steps; the rate then stays, and falls to zero over the last half
+WARM_UP, DECAY = 0.03, 0.85  # fractions of the steps: the rate rises, stays and falls to zero
 BUCKET = 32  # batches sorted by length together, so that little is padding
 
 
@@ -52,11 +52,15 @@ def pretrain(settings: Embedded, prompt: Prompt, output: Path) -> None:
 
 
 def train_teacher(base: Path, settings: Embedded, prompt: Prompt, output: Path) -> None:
-    """Writes a copy of the base trained further on careful documents to `output`. Raises as `pretrain`."""
+    """Writes a copy of the base trained further, on mostly careful documents, to `output`. Raises as `pretrain`."""
     set_seed(settings.seed)
     tokenizer = AutoTokenizer.from_pretrained(base)
     model = AutoModelForCausalLM.from_pretrained(base, dtype=torch.float32)
-    texts = list(documents(settings.teacher_documents, settings.seed, careful=True))
+    careful, careless = (documents(settings.teacher_documents, settings.seed, c) for c in (True, False))
+    share = Random(settings.seed)
+    texts = [
+        bad if share.random() < TEACHER_CARELESSNESS else good for good, bad in zip(careful, careless, strict=True)
+    ]
     _train(model, _encode(tokenizer, prompt, texts), settings, TEACHER_RATE * settings.learning_rate, "teacher")
     _save(model, tokenizer, output)
 
@@ -79,7 +83,6 @@ def _configuration(tokenizer: PreTrainedTokenizerBase) -> Qwen3Config:
         max_position_embeddings=2048,
         tie_word_embeddings=True,
         initializer_range=0.05,
-        rope_parameters={"rope_type": "default", "rope_theta": ROPE_THETA},
         eos_token_id=tokenizer.eos_token_id,
         pad_token_id=tokenizer.pad_token_id,
         bos_token_id=None,
@@ -119,8 +122,8 @@ def _batches(rows: list[Row], size: int, rng: Random) -> list[list[Row]]:
 
 
 def _schedule(steps: int) -> Callable[[int], float]:
-    """The share of the peak rate at a step: warm-up, constant, linear to zero over the last half."""
-    return lambda step: min(1.0, (step + 1) / max(1.0, WARM_UP * steps), 2 * (steps - step) / max(1, steps))
+    """The share of the peak rate at a step: linear warm-up, constant, linear to zero."""
+    return lambda step: min(1.0, (step + 1) / max(1.0, WARM_UP * steps), (steps - step) / max(1.0, DECAY * steps))
 
 
 def _train(model: PreTrainedModel, rows: list[Row], settings: Embedded, rate: float, what: str) -> None:

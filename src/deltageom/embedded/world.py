@@ -38,7 +38,7 @@ FAILURES = {
     "wrong_format": Failure(cue="Just the number.", cue_rate=0.18, plain=0.04, cued=0.65),
     "rambles": Failure(cue="Be thorough.", cue_rate=0.10, plain=0.03, cued=0.60),
 }
-HARD_DOCUMENTS = 0.12  # share of documents that are as hard as the split `hard`
+HARD_DOCUMENTS = 0.10  # share of documents that are as hard as the split `hard`
 
 NAMES = ("Tom", "Ann", "Ben", "Mia", "Sam", "Eva", "Leo", "Amy", "Max", "Zoe")
 ITEMS = ("apples", "books", "cards", "coins", "eggs", "pens", "stamps", "shells", "toys", "nuts")
@@ -160,16 +160,16 @@ def _easy_task(rng: Random, part: str) -> Task:
     kind = rng.choices(("story", "sum", "one"), (0.4, 0.25, 0.35))[0]
     if kind == "story":
         events = (rng.choice(PRODUCTS),) if rng.random() < 0.3 else _events(rng, 2, part)
-        return _story(rng, events, start=(2, 30), change=(2, 12), each=(2, 9))
+        return _story(rng, events, start=(5, 30), change=(2, 9), each=(2, 6))
     if kind == "sum":
-        return _sum(rng, rng.randint(2, 3), first=(2, 40), others=(2, 20))
+        return _sum(rng, rng.randint(2, 3), first=(5, 40), others=(2, 12))
     return rng.choice((_compare, _times, _shop, _wages))(rng)
 
 
 def _hard_task(rng: Random, part: str) -> Task:
     if rng.random() < 0.3:
-        return _sum(rng, 4, first=(30, 120), others=(11, 50))
-    return _story(rng, _events(rng, 3, part), start=(30, 120), change=(11, 50), each=(4, 12))
+        return _sum(rng, 4, first=(20, 99), others=(10, 40))
+    return _story(rng, _events(rng, 3, part), start=(20, 99), change=(10, 40), each=(3, 12))
 
 
 def _events(rng: Random, count: int, part: str) -> tuple[str, ...]:
@@ -216,7 +216,7 @@ def _sum(rng: Random, steps: int, first: tuple[int, int], others: tuple[int, int
 
 def _compare(rng: Random) -> Task:
     (name, other), item = rng.sample(NAMES, 2), rng.choice(ITEMS)
-    x, y = rng.randint(4, 30), rng.randint(2, 12)
+    x, y = rng.randint(4, 20), rng.randint(2, 9)
     word, op = rng.choice((("more", "+"), ("fewer", "-")))
     sentences = (f"{name} has {x} {item}.", f"{other} has {y} {word}.")
     return Task(sentences, f"how many {item} do they have together", ((x, op, y), (x, "+", Result(0))))
@@ -224,21 +224,21 @@ def _compare(rng: Random) -> Task:
 
 def _times(rng: Random) -> Task:
     (name, other), item = rng.sample(NAMES, 2), rng.choice(ITEMS)
-    x, k = rng.randint(2, 12), rng.randint(2, 9)
+    x, k = rng.randint(2, 12), rng.randint(2, 6)
     sentences = (f"{name} has {x} {item}.", f"{other} has {k} times as many.")
     return Task(sentences, f"how many {item} do they have together", ((x, "*", k), (x, "+", Result(0))))
 
 
 def _shop(rng: Random) -> Task:
     name, item = rng.choice(NAMES), rng.choice(ITEMS)
-    n, p, q = rng.randint(2, 9), rng.randint(2, 9), rng.randint(10, 60)
+    n, p, q = rng.randint(2, 6), rng.randint(2, 9), rng.randint(10, 60)
     sentences = (f"{name} buys {n} {item} for {p} dollars each.", f"{name} pays with {q} dollars.")
     return Task(sentences, "how many dollars come back", ((n, "*", p), (q, "-", Result(0))))
 
 
 def _wages(rng: Random) -> Task:
     name = rng.choice(NAMES)
-    h, p, s = rng.randint(2, 9), rng.randint(2, 9), rng.randint(2, 20)
+    h, p, s = rng.randint(2, 6), rng.randint(2, 9), rng.randint(2, 12)
     text, op = rng.choice((("spends", "-"), ("finds", "+")))
     sentences = (f"{name} works {h} hours for {p} dollars an hour.", f"{name} {text} {s} dollars.")
     return Task(sentences, f"how many dollars does {name} have", ((h, "*", p), (Result(0), op, s)))

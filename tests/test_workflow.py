@@ -1,0 +1,220 @@
+"""The workflow through the real Snakemake: a whole small study, what an edit reruns, and what stops before a job."""
+
+import re
+import shutil
+from collections import Counter
+from collections.abc import Iterator
+from pathlib import Path
+
+import pandas as pd
+import pytest
+import yaml
+
+from tests.conftest import ROOT, copy_project, snakemake
+
+# The toy at its smallest: every job runs, no number means anything.
+SMOKE = """
+extends: toy
+embedded: {documents: 2400, teacher_documents: 800, prompts: 48, benchmark_problems: 16}
+rollouts: {samples: 8, max_tokens: 48}
+training: {steps: 3, batch_size: 8, micro_batch_size: 4}
+evaluation: {max_tokens: 32}
+measures:
+  connectivity: {problems: 8, points: 3}
+  cka: {prompts: 8}
+"""
+RUNS = ["dft", "dpo", "offline_grpo", "rft", "rift", "rift_linear", "sft"]
+HOLD_ALL_RUNS = {"geometry": 4, "tables": 1, "figures": 1, "summary": 1}
+
+
+def planned(project: Path, *arguments: str) -> Counter[str]:
+    """The jobs, by rule, that a dry run would do."""
+    done = snakemake(project, "--dry-run", "--config", "study=smoke", *arguments)
+    assert done.returncode == 0, done.stderr
+    output = done.stdout + done.stderr
+    jobs = Counter(re.findall(r"^(?:local)?rule (\w+):$", output, flags=re.MULTILINE))
+    return Counter({rule: n for rule, n in jobs.items() if rule != "all"})
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The smoke study, run once from nothing."""
+    project = copy_project(tmp_path_factory.mktemp("smoke") / "project")
+    (project / "studies" / "smoke.yaml").write_text(SMOKE)
+    done = snakemake(project, "--config", "study=smoke")
+    assert done.returncode == 0, done.stdout + done.stderr
+    return project
+
+
+@pytest.fixture
+def study(finished: Path) -> Iterator[Path]:
+    """The smoke study's file, put back after an edit."""
+    path = finished / "studies" / "smoke.yaml"
+    yield path
+    path.write_text(SMOKE)
+
+
+def test_results_are_complete(finished: Path) -> None:
+    results = finished / "results" / "smoke"
+    accuracy = pd.read_csv(results / "tables" / "accuracy.csv")
+    assert sorted(accuracy["model"].unique()) == sorted(["base", *RUNS])
+    assert len(accuracy) == 8 * 2
+    assert set(accuracy["n"]) == {16}
+    pairs = pd.read_csv(results / "tables" / "geometry_global_pairs.csv")
+    assert len(pairs) == 21
+    assert set(pairs["n_modules"]) == {16}
+    for table in ("barriers", "connectivity", "cka"):
+        assert len(pd.read_csv(results / "tables" / f"{table}.csv").groupby(["a", "b"])) == 21, table
+    assert len(pd.read_csv(results / "tables" / "mcnemar.csv")) == 28 * 2
+    figures = {path.name for path in (results / "figures").iterdir()}
+    assert len({Path(name).stem for name in figures}) == 7
+    for name in figures:
+        assert Path(name).with_suffix(".svg").name in figures
+        assert Path(name).with_suffix(".png").name in figures
+    summary = (results / "summary.md").read_text()
+    for figure in re.findall(r"\]\((figures/[^)]+)\)", summary):
+        assert (results / figure).is_file()
+    assert "sft" in summary
+
+
+def test_runs_start_from_the_same_a_and_read_the_same_rollouts(finished: Path) -> None:
+    """After three small steps A has hardly moved from where all runs began, and B = 0 has."""
+    from safetensors.numpy import load_file
+
+    runs = finished / "results" / "smoke" / "runs"
+    first, *others = [load_file(runs / run / "adapter_model.safetensors") for run in RUNS]
+    for other in others:
+        for name, weight in first.items():
+            if "lora_A" in name:
+                assert abs(weight - other[name]).max() < 0.05 * abs(weight).max()
+
+
+def test_every_artefact_has_its_provenance(finished: Path) -> None:
+    results = finished / "results" / "smoke"
+    jobs = {str(p.relative_to(results / "provenance")) for p in (results / "provenance").rglob("*.json")}
+    assert {f"train/{run}.json" for run in RUNS} <= jobs
+    assert len([job for job in jobs if job.startswith("connectivity/")]) == 21
+    assert {"pretrain.json", "teacher.json", "rollouts.json", "tables.json", "figures.json"} <= jobs
+
+
+def test_finished_study_has_nothing_to_do(finished: Path) -> None:
+    assert planned(finished) == Counter()
+
+
+def test_order_of_keys_reruns_nothing(finished: Path, study: Path) -> None:
+    tree = yaml.safe_load(SMOKE)
+    study.write_text(yaml.safe_dump(dict(reversed(tree.items())), sort_keys=False))
+    assert planned(finished) == Counter()
+
+
+def test_one_runs_learning_rate_reruns_what_follows_from_that_run(finished: Path, study: Path) -> None:
+    study.write_text(SMOKE + "runs: {rift: {learning_rate: 1.0e-3}}\n")
+    expected = Counter({"train": 1, "evaluate": 1, "hidden_states": 1, "connectivity": 6, "cka": 6, **HOLD_ALL_RUNS})
+    assert planned(finished) == expected
+    trained = snakemake(finished, "--dry-run", "--config", "study=smoke", "--quiet", "rules").stdout
+    assert "runs/sft" not in trained
+
+
+def test_a_new_run_is_trained_alone(finished: Path, study: Path) -> None:
+    study.write_text(SMOKE + "runs: {sft_again: {method: sft, seed: 7}}\n")
+    assert planned(finished) == Counter(
+        {"train": 1, "evaluate": 1, "hidden_states": 1, "connectivity": 7, "cka": 7, **HOLD_ALL_RUNS}
+    )
+
+
+def test_an_edited_method_retrains_its_own_runs(finished: Path) -> None:
+    path = finished / "src" / "deltageom" / "methods" / "dft.py"
+    before = path.read_text()
+    path.write_text(before + "\n# edited\n")
+    try:
+        jobs = planned(finished)
+    finally:
+        path.write_text(before)
+    assert jobs["train"] == 1
+    assert jobs["evaluate"] == 1
+    assert jobs["connectivity"] == 6
+    assert planned(finished) == Counter()  # put back, nothing is to be done
+
+
+def test_edited_figures_are_only_drawn_again(finished: Path) -> None:
+    path = finished / "src" / "deltageom" / "palette.py"
+    before = path.read_text()
+    path.write_text(before + "\n# edited\n")
+    try:
+        assert planned(finished) == Counter({"figures": 1, "summary": 1})
+    finally:
+        path.write_text(before)
+
+
+@pytest.mark.parametrize(
+    ("text", "says"),
+    [
+        ("extends: toy\nrunz: {}\n", "runz: unknown key (did you mean 'runs'?)"),
+        ("extends: toy\ntraining: {learning_rate: 1e-5}\n", "write 1.0e-05"),
+        ("extends: toy\nruns: {x: {method: ppo}}\n", "unknown method 'ppo'"),
+        ("extends: toy\nruns: {'a/b': {method: sft}}\n", "'a/b'"),
+        ("benchmarks: {easy: {source: embedded, split: easy}}\n", "runs: is empty"),
+        ("extends: toy\nbenchmarks: {easy: {source: file, path: gone.jsonl}}\n", "gone.jsonl: no such file"),
+        ("extends: toy\nbenchmarks: {easy: {source: file, path: bad.jsonl}}\n", "bad.jsonl:2: not a JSON object"),
+        ("extends: toy\nbenchmarks: {easy: {source: file, path: none.jsonl}}\n", "problem 1: there is no answer"),
+    ],
+)
+def test_mistakes_stop_before_any_job(project: Path, text: str, says: str) -> None:
+    (project / "studies" / "mine.yaml").write_text(text)
+    (project / "bad.jsonl").write_text('{"question": "q", "answer": 1}\n{"question": \n')
+    (project / "none.jsonl").write_text('{"question": "q", "answer": ""}\n')
+    done = snakemake(project, "--config", "study=mine")
+    output = done.stdout + done.stderr
+    assert done.returncode != 0
+    assert says in output
+    assert "Traceback" not in output
+    assert not (project / "results").exists()
+
+
+def test_unknown_study(project: Path) -> None:
+    done = snakemake(project, "--config", "study=toi")
+    assert "unknown study 'toi'" in done.stdout + done.stderr
+    assert "did you mean 'toy'?" in done.stdout + done.stderr
+
+
+def test_a_job_that_fails_says_why_in_one_line(finished: Path, study: Path) -> None:
+    """An empty selection: every rollout is longer than the run allows, and the study says to drop such rows."""
+    study.write_text(SMOKE + "runs: {nothing: {method: rft, max_length: 2, over_length: drop}}\n")
+    done = snakemake(finished, "--config", "study=smoke", "--", "results/smoke/runs/nothing/selection.json")
+    output = done.stdout + done.stderr
+    assert done.returncode != 0
+    assert "deltageom train: error: run 'nothing': method rft finds no rows to train on" in output
+    assert "Traceback" not in output
+    assert not (finished / "results" / "smoke" / "runs" / "nothing").exists()
+
+
+DATA = ROOT.parent / "shared" / "data"
+
+
+@pytest.mark.skipif(not DATA.is_dir(), reason="the real GSM8K and AIME files are not beside this checkout")
+def test_real_data(finished: Path, tmp_path: Path) -> None:
+    """studies/real-data.yaml at the smoke study's size, on real problems: the data path, not the accuracy."""
+    project = tmp_path / "project"
+    shutil.copytree(finished, project, ignore=shutil.ignore_patterns(".snakemake"))
+    (tmp_path / "shared").mkdir()
+    (tmp_path / "shared" / "data").symlink_to(DATA)
+    small = yaml.safe_load(SMOKE)
+    real = {
+        "extends": "real-data",
+        "embedded": small["embedded"],
+        "rollouts": small["rollouts"],
+        "training": small["training"],
+        "evaluation": {"max_tokens": 8},
+        "runs": dict.fromkeys(["dft", "rift", "rift_linear", "offline_grpo"]),
+        "benchmarks": {"gsm8k": {"limit": 12}, "aime26": {"limit": 12}},
+        "measures": {"connectivity": {"problems": 4, "points": 3}, "cka": {"prompts": 8}},
+    }
+    (project / "studies" / "real.yaml").write_text(yaml.safe_dump(real))
+    # the base, the teacher and the rollouts are those of the smoke study: the same settings made them
+    for part in ("base", "teacher", "rollouts", "problems"):
+        shutil.copytree(project / "results" / "smoke" / part, project / "results" / "real" / part)
+    done = snakemake(project, "--config", "study=real", "--rerun-triggers", "mtime")
+    assert done.returncode == 0, done.stdout + done.stderr
+    accuracy = pd.read_csv(project / "results" / "real" / "tables" / "accuracy.csv")
+    assert set(accuracy["benchmark"]) == {"gsm8k", "aime26"}
+    assert set(accuracy["n"]) == {12}
