@@ -8,6 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from transformers import AutoModelForCausalLM, AutoTokenizer, Qwen3ForCausalLM
 
+from deltageom import models
 from deltageom.embedded import pretraining
 from deltageom.embedded.muon import Muon
 from deltageom.embedded.tokenizer import END, train_tokenizer
@@ -18,11 +19,8 @@ from deltageom.schema import Embedded, Prompt
 SETTINGS = Embedded(
     seed=0,
     documents=160,
-    teacher_documents=96,
     batch_size=32,
     learning_rate=0.02,
-    prompts=4,
-    benchmark_problems=4,
 )
 PROMPT = Prompt(template="Q: {question}", system="Solve it.")
 
@@ -70,7 +68,7 @@ def test_digits_stand_alone_and_words_and_the_box_are_tokens(tokenizer):
 @pytest.mark.parametrize("system", [None, "Be brief."])
 def test_the_generation_mask_is_the_completion_and_its_end(tokenizer, system):
     problem = problems("train", 1, 0)[0]
-    messages = pretraining.conversation(Prompt(template="{question}\n", system=system), problem.question)
+    messages = models.conversation(Prompt(template="{question}\n", system=system), problem.question)
     full = tokenizer.apply_chat_template(
         [*messages, {"role": "assistant", "content": problem.solution}],
         return_assistant_tokens_mask=True,
@@ -154,7 +152,7 @@ def test_equal_settings_give_equal_weights(base, tmp_path):
 
 
 def test_the_teacher_is_the_base_trained_on_careful_documents(base, tmp_path):
-    pretraining.train_teacher(base, SETTINGS, PROMPT, tmp_path / "teacher")
+    pretraining.train_teacher(base, SETTINGS, 96, PROMPT, tmp_path / "teacher")
     rows = pretraining._encode(
         AutoTokenizer.from_pretrained(tmp_path / "teacher"), PROMPT, list(documents(64, 9, careful=True))
     )

@@ -9,10 +9,9 @@ import yaml
 
 from deltageom import problems
 from deltageom.errors import UserError
-from deltageom.schema import Dataset, Embedded
+from deltageom.schema import Dataset
 
 CONFIG = yaml.safe_load((Path(__file__).parent.parent / "config.yaml").read_text())
-EMBEDDED = Embedded(**CONFIG["embedded"])
 
 
 def dataset(path: Path | None = None, **keys: Any) -> Dataset:
@@ -27,7 +26,7 @@ def write(tmp_path: Path, *rows: Any) -> Path:
 
 def test_gsm8k_shape(tmp_path: Path) -> None:
     path = write(tmp_path, {"question": "How many?", "answer": "6*7=<<6*7=42>>42\n#### 1,042"})
-    (problem,) = problems.load(dataset(path, answer_after="####", solution_field="answer"), EMBEDDED)
+    (problem,) = problems.load(dataset(path, answer_after="####", solution_field="answer"), seed=0)
     assert (problem.id, problem.question, problem.answer) == ("1", "How many?", "1,042")
     assert problem.solution is not None
     assert "42" in problem.solution
@@ -35,13 +34,13 @@ def test_gsm8k_shape(tmp_path: Path) -> None:
 
 def test_aime_shape_and_numbers_as_answers(tmp_path: Path) -> None:
     path = write(tmp_path, {"id": "I-1", "problem": "p", "answer": 277}, {"id": "I-2", "problem": "q", "answer": "070"})
-    found = problems.load(dataset(path, id_field="id", question_field="problem"), EMBEDDED)
+    found = problems.load(dataset(path, id_field="id", question_field="problem"), seed=0)
     assert [(p.id, p.answer) for p in found] == [("I-1", "277"), ("I-2", "070")]
 
 
 def test_limit_takes_the_first(tmp_path: Path) -> None:
     path = write(tmp_path, *({"question": str(i), "answer": i} for i in range(9)))
-    assert [p.question for p in problems.load(dataset(path, limit=3), EMBEDDED)] == ["0", "1", "2"]
+    assert [p.question for p in problems.load(dataset(path, limit=3), seed=0)] == ["0", "1", "2"]
 
 
 GOOD = {"question": "q", "answer": 1}
@@ -68,21 +67,21 @@ GOOD = {"question": "q", "answer": 1}
 )
 def test_what_is_wrong_is_named(tmp_path: Path, rows: list[Any], keys: dict[str, Any], says: str) -> None:
     with pytest.raises(UserError, match=says):
-        problems.load(dataset(write(tmp_path, *rows), **keys), EMBEDDED)
+        problems.load(dataset(write(tmp_path, *rows), **keys), seed=0)
 
 
 def test_missing_file(tmp_path: Path) -> None:
     with pytest.raises(UserError, match=r"gone\.jsonl: no such file"):
-        problems.load(dataset(tmp_path / "gone.jsonl"), EMBEDDED)
+        problems.load(dataset(tmp_path / "gone.jsonl"), seed=0)
 
 
 def test_dropped_answers_are_counted(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     path = write(tmp_path, GOOD, {"question": "q", "answer": "\\sqrt{2}"})
-    assert len(problems.load(dataset(path, bad_answers="drop"), EMBEDDED)) == 1
+    assert len(problems.load(dataset(path, bad_answers="drop"), seed=0)) == 1
     assert "dropped 1 problems without a usable answer, kept 1" in capsys.readouterr().out
 
 
 def test_embedded_splits() -> None:
-    found = problems.load(dataset(source="embedded", split="hard", limit=5), EMBEDDED)
+    found = problems.load(dataset(source="embedded", split="hard", limit=5), seed=0)
     assert len(found) == 5
     assert all(problem.solution for problem in found)

@@ -97,7 +97,7 @@ def test_difference_is_what_merge_needs() -> None:
         ("training: {steps: true}", ["training.steps", "integer"]),
         ("training: {learning_rate: .nan}", ["training.learning_rate", "finite"]),
         ("training: {report_step: 100}", ["report_step 100", "64 steps"]),
-        ("training: {micro_batch_size: 5}", ["micro_batch_size 5", "divide batch_size 32"]),
+        ("training: {micro_batch_size: 5}", ["micro_batch_size 5", "divide batch_size 16"]),
         ("training: 3", ["studies/mine.yaml: training: is a section", "got 3"]),
         ("methods: {dop: {beta: 1.0}}", ["methods.dop: unknown method", "did you mean 'dpo'"]),
         ("runs: {sft: {method: sftt}}", ["runs.sft.method: unknown method 'sftt'", "did you mean 'sft'"]),
@@ -118,6 +118,7 @@ def test_difference_is_what_merge_needs() -> None:
         ("prompt: {template: '{question} \\boxed{x}'}", ["prompt.template", "{{ and }}"]),
         ("base: {model: some/model}", ["source is embedded, but base.model is 'some/model'"]),
         ("benchmarks: {easy: {split: medium}}", ["benchmarks.easy", "train, easy or hard"]),
+        ("benchmarks: {x: {source: embedded, split: easy}}", ["benchmarks.x", "embedded needs limit"]),
         ("benchmarks: {x: {source: file}}", ["benchmarks.x", "path: the jsonl file"]),
         ("runs: {x: {method: sft, lora: {target_modules: [self_attn.q_proj]}}}", ["module by module"]),
         ("a: [1", ["studies/mine.yaml", "not valid YAML"]),
@@ -133,7 +134,7 @@ def test_mistake_is_named_with_its_fix(root: Path, text: str, says: list[str]) -
 
 def test_zero_runs(root: Path) -> None:
     with pytest.raises(UserError, match="runs: is empty"):
-        load_study(write(root, "benchmarks: {easy: {source: embedded, split: easy}}\n"), root)
+        load_study(write(root, "benchmarks: {easy: {source: embedded, split: easy, limit: 3}}\n"), root)
 
 
 def test_no_file_no_parent_and_a_circle(root: Path) -> None:

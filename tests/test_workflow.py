@@ -15,7 +15,10 @@ from tests.conftest import ROOT, copy_project, snakemake
 # The toy at its smallest: every job runs, no number means anything.
 SMOKE = """
 extends: toy
-embedded: {documents: 2400, teacher_documents: 800, prompts: 48, benchmark_problems: 16}
+embedded: {documents: 2400}
+teacher: {documents: 800}
+problems: {limit: 48}
+benchmarks: {easy: {limit: 16}, hard: {limit: 16}}
 rollouts: {samples: 8, max_tokens: 48}
 training: {steps: 3, batch_size: 8, micro_batch_size: 4}
 evaluation: {max_tokens: 32}
@@ -153,7 +156,7 @@ def test_edited_figures_are_only_drawn_again(finished: Path) -> None:
         ("extends: toy\ntraining: {learning_rate: 1e-5}\n", "write 1.0e-05"),
         ("extends: toy\nruns: {x: {method: ppo}}\n", "unknown method 'ppo'"),
         ("extends: toy\nruns: {'a/b': {method: sft}}\n", "'a/b'"),
-        ("benchmarks: {easy: {source: embedded, split: easy}}\n", "runs: is empty"),
+        ("benchmarks: {easy: {source: embedded, split: easy, limit: 3}}\n", "runs: is empty"),
         ("extends: toy\nbenchmarks: {easy: {source: file, path: gone.jsonl}}\n", "gone.jsonl: no such file"),
         ("extends: toy\nbenchmarks: {easy: {source: file, path: bad.jsonl}}\n", "bad.jsonl:2: not a JSON object"),
         ("extends: toy\nbenchmarks: {easy: {source: file, path: none.jsonl}}\n", "problem 1: there is no answer"),
@@ -201,7 +204,7 @@ def test_real_data(finished: Path, tmp_path: Path) -> None:
     small = yaml.safe_load(SMOKE)
     real = {
         "extends": "real-data",
-        "embedded": small["embedded"],
+        **{key: small[key] for key in ("embedded", "teacher", "problems")},
         "rollouts": small["rollouts"],
         "training": small["training"],
         "evaluation": {"max_tokens": 8},

@@ -60,10 +60,15 @@ def load_tokenizer(source: str, base: Base) -> Tokenizer:
     return tokenizer
 
 
+def conversation(prompt: Prompt, question: str) -> list[dict[str, str]]:
+    """The messages that put a question to a model."""
+    system = [] if prompt.system is None else [{"role": "system", "content": prompt.system}]
+    return [*system, {"role": "user", "content": prompt.template.format(question=question)}]
+
+
 def prompt_ids(tokenizer: Tokenizer, prompt: Prompt, question: str) -> list[int]:
     """Token ids of the question in the study's prompt and the chat template, up to where the assistant speaks."""
-    messages = [{"role": "system", "content": prompt.system}] if prompt.system else []
-    messages.append({"role": "user", "content": prompt.template.format(question=question)})
+    messages = conversation(prompt, question)
     encoded = tokenizer.apply_chat_template(messages, add_generation_prompt=True, tokenize=True, return_dict=True)
     return list(encoded["input_ids"])
 

@@ -7,16 +7,16 @@ from typing import Any, Literal, cast
 from deltageom import grading
 from deltageom.errors import UserError
 from deltageom.records import Problem, read_jsonl
-from deltageom.schema import Dataset, Embedded
+from deltageom.schema import Dataset
 
 
-def load(dataset: Dataset, embedded: Embedded) -> list[Problem]:
-    """The problems of one data set, in its order, at most `limit`.
+def load(dataset: Dataset, seed: int) -> list[Problem]:
+    """The problems of one data set, in its order, at most `limit`. `seed`: the embedded world's.
 
     Raises UserError for a missing file, field or answer, a duplicate id, an answer that does not parse, or none left.
     """
     if dataset.source == "embedded":
-        return _embedded(dataset, embedded)
+        return _embedded(dataset, seed)
     if dataset.source == "file":
         return from_file(dataset)
     return _from_rows(_hub_rows(dataset), dataset, f"{dataset.path}, row")
@@ -28,12 +28,11 @@ def from_file(dataset: Dataset) -> list[Problem]:
     return _from_rows(read_jsonl(Path(dataset.path)), dataset, f"{dataset.path}, problem")
 
 
-def _embedded(dataset: Dataset, embedded: Embedded) -> list[Problem]:
+def _embedded(dataset: Dataset, seed: int) -> list[Problem]:
     from deltageom.embedded import world
 
-    available = embedded.prompts if dataset.split == "train" else embedded.benchmark_problems
-    split = cast(Literal["train", "easy", "hard"], dataset.split)  # the schema has seen to it
-    made = world.problems(split, min(dataset.limit or available, available), embedded.seed)
+    split = cast(Literal["train", "easy", "hard"], dataset.split)  # the schema has seen to it, and to the limit
+    made = world.problems(split, cast(int, dataset.limit), seed)
     return [Problem(p.id, p.question, p.answer, p.solution) for p in made]
 
 

@@ -37,15 +37,18 @@ class Base(Section):
 
 
 class Embedded(Section):
-    """The world and the pre-training of the embedded base and of its teacher."""
+    """The world and the pre-training of the embedded base."""
 
     seed: Seed
     documents: Count
-    teacher_documents: Count
     batch_size: Count
     learning_rate: Positive
-    prompts: Count
-    benchmark_problems: Count
+
+
+class Teacher(Section):
+    """The further training that makes the embedded base's teacher."""
+
+    documents: Count
 
 
 class Prompt(Section):
@@ -85,6 +88,8 @@ class Dataset(Section):
         if self.source == EMBEDDED:
             if self.split not in ("train", "easy", "hard"):
                 raise ValueError("source: embedded needs split: train, easy or hard")
+            if self.limit is None:
+                raise ValueError("source: embedded needs limit: the number of problems to make")
         elif not self.path:
             what = "the jsonl file" if self.source == "file" else "the hub data set's id"
             raise ValueError(f"source: {self.source} needs path: {what}")
@@ -185,6 +190,7 @@ class Study(Section):
     device: Device
     base: Base
     embedded: Embedded
+    teacher: Teacher
     prompt: Prompt
     problems: Dataset
     rollouts: Rollouts
@@ -299,16 +305,24 @@ class HiddenSettings(Section):
 
 
 class ProblemSettings(Section):
-    """What `deltageom problems` is told."""
+    """What `deltageom problems` is told; `seed` is the embedded world's."""
 
     dataset: Dataset
-    embedded: Embedded
+    seed: Seed
 
 
 class PretrainSettings(Section):
-    """What `deltageom pretrain` and `deltageom teacher` are told."""
+    """What `deltageom pretrain` is told."""
 
     embedded: Embedded
+    prompt: Prompt
+
+
+class TeacherSettings(Section):
+    """What `deltageom teacher` is told."""
+
+    embedded: Embedded
+    teacher: Teacher
     prompt: Prompt
 
 

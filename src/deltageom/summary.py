@@ -147,7 +147,7 @@ def _cka(study: Mapping[str, Any], tables: Tables) -> tuple[str, str]:
     text = (
         f"Linear CKA with {escape(study['measures']['reference'])} of the hidden states on the first "
         f"{_values(frame['n'])} prompts of {escape(settings['benchmark'])} (pooling: {settings['pooling']}; "
-        "layer 0: embeddings). With fewer prompts than dimensions the biased estimator is inflated."
+        "from the output of layer 0 on). With fewer prompts than dimensions the biased estimator is inflated."
     )
     return "Hidden states", text + "\n\n" + markdown(pd.DataFrame(rows, columns=columns))
 

@@ -18,7 +18,7 @@ rule problems:
         runtime=30,
     params:
         settings=lambda w: settings(
-            dataset=dataset_of(w.dataset), embedded=STUDY.embedded
+            dataset=dataset_of(w.dataset), seed=STUDY.embedded.seed
         ),
     shell:
         "deltageom problems --settings {params.settings:q} --output {output.problems:q}"
@@ -69,7 +69,9 @@ rule teacher:
         mem_mb=3000,
         runtime=60,
     params:
-        settings=lambda _: settings(embedded=STUDY.embedded, prompt=STUDY.prompt),
+        settings=lambda _: settings(
+            embedded=STUDY.embedded, teacher=STUDY.teacher, prompt=STUDY.prompt
+        ),
         base=lambda _, input: folder(input.base),
         folder=lambda _, output: folder(output.model),
     shell:

@@ -15,6 +15,6 @@ def run(arguments: argparse.Namespace) -> None:
     from deltageom import problems, records, schema
 
     settings = parse_settings(schema.ProblemSettings, arguments.settings)
-    found = problems.load(settings.dataset, settings.embedded)
+    found = problems.load(settings.dataset, settings.seed)
     records.write_problems(arguments.output, found)
     print(f"{arguments.output}: {len(found)} problems")

@@ -16,5 +16,7 @@ def run(arguments: argparse.Namespace) -> None:
     from deltageom import schema
     from deltageom.embedded import pretraining
 
-    settings = parse_settings(schema.PretrainSettings, arguments.settings)
-    pretraining.train_teacher(arguments.base, settings.embedded, settings.prompt, arguments.output)
+    settings = parse_settings(schema.TeacherSettings, arguments.settings)
+    pretraining.train_teacher(
+        arguments.base, settings.embedded, settings.teacher.documents, settings.prompt, arguments.output
+    )

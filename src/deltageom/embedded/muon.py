@@ -8,17 +8,13 @@ from typing import Any
 
 import torch
 
-QUINTIC = (
-    3.4445,
-    -4.7750,
-    2.0315,
-)  # Jordan et al. 2024: takes singular values in (0, 1] to about 1 in few steps
+QUINTIC = (3.4445, -4.7750, 2.0315)  # Jordan et al. 2024: takes singular values in (0, 1] to about 1 in few steps
 
 
 def orthogonalize(matrices: torch.Tensor, iterations: int) -> torch.Tensor:
     """Newton-Schulz: U V^T, roughly, of each matrix U S V^T in (n, rows, columns), rows <= columns."""
     a, b, c = QUINTIC
-    x = matrices / matrices.norm(dim=(1, 2), keepdim=True).clamp(min=1e-7)
+    x: torch.Tensor = matrices / matrices.norm(dim=(1, 2), keepdim=True).clamp(min=1e-7)
     for _ in range(iterations):
         gram = x @ x.mT
         x = a * x + (b * gram + c * gram @ gram) @ x
@@ -37,7 +33,7 @@ class Muon(torch.optim.Optimizer):
         super().__init__(params, {"lr": lr, "momentum": momentum, "iterations": iterations})
 
     @torch.no_grad()
-    def step(self, closure: Any = None) -> None:  # noqa: ARG002  # type: ignore[override]
+    def step(self, closure: Any = None) -> None:  # type: ignore[override]  # noqa: ARG002
         for group in self.param_groups:
             shapes = defaultdict(list)
             for p in group["params"]:
@@ -50,7 +46,8 @@ class Muon(torch.optim.Optimizer):
                     p.sub_(update if rows <= columns else update.mT, alpha=group["lr"] * scale)
 
     def _momentum(self, p: torch.nn.Parameter, momentum: float) -> torch.Tensor:
-        buffer = self.state[p].setdefault("momentum", torch.zeros_like(p))
+        assert p.grad is not None
+        buffer: torch.Tensor = self.state[p].setdefault("momentum", torch.zeros_like(p))
         buffer.lerp_(p.grad, 1 - momentum)
         return p.grad.lerp(buffer, momentum)
 

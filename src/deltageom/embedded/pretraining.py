@@ -15,13 +15,12 @@ from transformers import (
     AutoModelForCausalLM,
     AutoTokenizer,
     GenerationConfig,
-    PreTrainedModel,
-    PreTrainedTokenizerBase,
     Qwen3Config,
     Qwen3ForCausalLM,
     set_seed,
 )
 
+from deltageom import models
 from deltageom.embedded.muon import Muon
 from deltageom.embedded.tokenizer import train_tokenizer
 from deltageom.embedded.world import documents
@@ -51,12 +50,12 @@ def pretrain(settings: Embedded, prompt: Prompt, output: Path) -> None:
     _save(model, tokenizer, output)
 
 
-def train_teacher(base: Path, settings: Embedded, prompt: Prompt, output: Path) -> None:
-    """Writes a copy of the base trained further, on mostly careful documents, to `output`. Raises as `pretrain`."""
+def train_teacher(base: Path, settings: Embedded, count: int, prompt: Prompt, output: Path) -> None:
+    """Writes a copy of the base trained on `count` more, mostly careful documents to `output`. Raises as `pretrain`."""
     set_seed(settings.seed)
     tokenizer = AutoTokenizer.from_pretrained(base)
     model = AutoModelForCausalLM.from_pretrained(base, dtype=torch.float32)
-    careful, careless = (documents(settings.teacher_documents, settings.seed, c) for c in (True, False))
+    careful, careless = (documents(count, settings.seed, c) for c in (True, False))
     share = Random(settings.seed)
     texts = [
         bad if share.random() < TEACHER_CARELESSNESS else good for good, bad in zip(careful, careless, strict=True)
@@ -65,13 +64,7 @@ def train_teacher(base: Path, settings: Embedded, prompt: Prompt, output: Path) 
     _save(model, tokenizer, output)
 
 
-def conversation(prompt: Prompt, question: str) -> list[dict[str, str]]:
-    """The messages that put a question to a model."""
-    system = [] if prompt.system is None else [{"role": "system", "content": prompt.system}]
-    return [*system, {"role": "user", "content": prompt.template.format(question=question)}]
-
-
-def _configuration(tokenizer: PreTrainedTokenizerBase) -> Qwen3Config:
+def _configuration(tokenizer: models.Tokenizer) -> Qwen3Config:
     return Qwen3Config(
         vocab_size=len(tokenizer),
         hidden_size=128,
@@ -90,16 +83,16 @@ def _configuration(tokenizer: PreTrainedTokenizerBase) -> Qwen3Config:
     )
 
 
-def _generation(tokenizer: PreTrainedTokenizerBase) -> GenerationConfig:
+def _generation(tokenizer: models.Tokenizer) -> GenerationConfig:
     return GenerationConfig(eos_token_id=tokenizer.eos_token_id, pad_token_id=tokenizer.pad_token_id)
 
 
 Row = tuple[torch.Tensor, torch.Tensor]  # token ids and loss weights, each (T,)
 
 
-def _encode(tokenizer: PreTrainedTokenizerBase, prompt: Prompt, texts: list[tuple[str, str]]) -> list[Row]:
+def _encode(tokenizer: models.Tokenizer, prompt: Prompt, texts: list[tuple[str, str]]) -> list[Row]:
     encoded = tokenizer.apply_chat_template(
-        [[*conversation(prompt, q), {"role": "assistant", "content": s}] for q, s in texts],
+        [[*models.conversation(prompt, q), {"role": "assistant", "content": s}] for q, s in texts],
         return_assistant_tokens_mask=True,
         return_dict=True,
     )
@@ -126,7 +119,7 @@ def _schedule(steps: int) -> Callable[[int], float]:
     return lambda step: min(1.0, (step + 1) / max(1.0, WARM_UP * steps), (steps - step) / max(1.0, DECAY * steps))
 
 
-def _train(model: PreTrainedModel, rows: list[Row], settings: Embedded, rate: float, what: str) -> None:
+def _train(model: models.Model, rows: list[Row], settings: Embedded, rate: float, what: str) -> None:
     """One pass: Muon on the weight matrices, AdamW on embeddings and norms. AdamW alone learns no sums."""
     batches = _batches(rows, settings.batch_size, Random(settings.seed))
     matrices = [p for n, p in model.named_parameters() if p.ndim == 2 and "embed" not in n]
@@ -144,12 +137,13 @@ def _train(model: PreTrainedModel, rows: list[Row], settings: Embedded, rate: fl
             raise UserError(f"{what}: the loss is {loss.item()}: lower embedded.learning_rate")
         model.zero_grad()
         loss.backward()
-        for step in (*optimizers, *schedules):
-            step.step()
+        for optimizer, schedule in zip(optimizers, schedules, strict=True):
+            optimizer.step()
+            schedule.step()
         progress.set_postfix(loss=f"{loss.item():.3f}", refresh=False)
 
 
-def _loss(model: PreTrainedModel, batch: list[Row]) -> torch.Tensor:
+def _loss(model: models.Model, batch: list[Row]) -> torch.Tensor:
     """Weighted mean of the next-token losses of a batch."""
     ids = pad_sequence([row[0] for row in batch], batch_first=True)
     weights = pad_sequence([row[1] for row in batch], batch_first=True)[:, 1:]  # padding weighs 0
@@ -158,7 +152,7 @@ def _loss(model: PreTrainedModel, batch: list[Row]) -> torch.Tensor:
     return (losses * weights.flatten()).sum() / weights.sum()
 
 
-def _save(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, output: Path) -> None:
+def _save(model: models.Model, tokenizer: models.Tokenizer, output: Path) -> None:
     """Files appear under `output` whole or not at all: written beside it, then moved."""
     aside = output.with_name(f".{output.name}.partial")
     shutil.rmtree(aside, ignore_errors=True)
