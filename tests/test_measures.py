@@ -38,12 +38,12 @@ def test_path_interpolates_the_deltas_without_cross_terms(
     wanted = Connectivity(benchmark="easy", problems=3, points=3, batch_size=2)
     settings = ConnectivitySettings(connectivity=wanted, prompt=prompt, base=base_settings, device="cpu")
     a, b = tiny_adapters["first"], tiny_adapters["second"]
-    rows = connectivity.loss_along_path(settings, str(tiny_model), a, b, PROBLEMS)
-    assert [row["alpha"] for row in rows] == [0.0] * 3 + [0.5] * 3 + [1.0] * 3
+    rows = connectivity.loss_along_paths(settings, str(tiny_model), a, {"b": b, "itself": a}, PROBLEMS)
+    assert [row["alpha"] for row in rows] == 2 * ([0.0] * 3 + [0.5] * 3 + [1.0] * 3)
     tokenizer = models.load_tokenizer(str(tiny_model), base_settings)
     for row in rows:
         alpha = float(row["alpha"])
-        model = dense_model(tiny_model, [(alpha, a), (1 - alpha, b)])
+        model = dense_model(tiny_model, [(alpha, a), (1 - alpha, b if row["b"] == "b" else a)])
         problem = next(p for p in PROBLEMS if p.id == row["problem_id"])
         question = models.prompt_ids(tokenizer, prompt, problem.question)
         answer = tokenizer.encode(f"\\boxed{{{problem.answer}}}", add_special_tokens=False)

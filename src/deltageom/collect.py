@@ -14,8 +14,6 @@ from deltageom.schema import TableSettings
 def collect(results: Path, settings: TableSettings) -> dict[str, pd.DataFrame]:
     """Every table by name (see tables.build), from the files that the rules have written below `results`."""
     runs = {name: settings.runs[name].model_dump(mode="json") for name in settings.order}
-    # files of a pair are named in the order of the names; the tables are in the order of the study
-    pairs = list(itertools.combinations(sorted(runs), 2))
     return tables.build(
         runs,
         {name: json.loads((results / "runs" / name / "selection.json").read_text()) for name in runs},
@@ -25,11 +23,15 @@ def collect(results: Path, settings: TableSettings) -> dict[str, pd.DataFrame]:
             for benchmark in settings.benchmarks
         },
         [json.loads((results / "geometry" / f"{module}.json").read_text()) for module in settings.modules],
-        {pair: _pair(results / "connectivity", pair) for pair in pairs},
-        {pair: _pair(results / "cka", pair) for pair in pairs},
+        {
+            (str(a), str(b)): path.drop(columns="b")
+            for a in sorted(runs)[:-1]
+            for b, path in _read(results / "connectivity" / f"{a}.csv").groupby("b")
+        },
+        {(a, b): _read(results / "cka" / a / f"{b}.csv") for a, b in itertools.combinations(sorted(runs), 2)},
     )
 
 
-def _pair(folder: Path, pair: tuple[str, str]) -> pd.DataFrame:
-    a, b = pair
-    return pd.read_csv(folder / a / f"{b}.csv", dtype={"problem_id": str})
+def _read(path: Path) -> pd.DataFrame:
+    # names are text whatever they look like: "NA" and "1" are good names
+    return pd.read_csv(path, dtype={"b": str, "problem_id": str}, keep_default_na=False, na_values=[""])

@@ -52,7 +52,12 @@ ADAPTER_FILES = ["adapter_config.json", "adapter_model.safetensors"]
 def code(command, *found_by_name):
     """The files whose edit changes what a command does; `found_by_name`: modules that it looks up at run time."""
     modules = [f"cli.{command.replace('-', '_')}", *found_by_name]
-    return sorted({str(path) for module in modules for path in import_closure(module)})
+    paths = {path for module in modules for path in import_closure(module)}
+    # relative where it can be: a project that has moved has nothing to rerun
+    return sorted(
+        os.path.relpath(path) if path.is_relative_to(Path.cwd()) else str(path)
+        for path in paths
+    )
 
 
 def engine_code(command, engine):
@@ -96,6 +101,11 @@ def dataset_file(wildcards):
 def folder(files):
     """Where a rule's files lie, of one file or of several beside each other."""
     return os.path.dirname(files if isinstance(files, str) else files[0])
+
+
+def runs_after(a):
+    """The runs that `a` makes a pair with, so that each pair is measured once."""
+    return RUNS[RUNS.index(a) + 1 :]
 
 
 def adapter(run):

@@ -1,18 +1,18 @@
 rule connectivity:
-    """Boxed-answer loss along the path between two runs' deltas, both adapters scaled in one loaded model."""
+    """Boxed-answer loss along the paths between a run's delta and those of the runs after it, in one loaded model."""
     input:
         base=model_files("base"),
         a=lambda w: adapter(w.a),
-        b=lambda w: adapter(w.b),
+        b=lambda w: [file for run in runs_after(w.a) for file in adapter(run)],
         problems=f"{RESULTS}/problems/{STUDY.measures.connectivity.benchmark}.jsonl",
         code=code("connectivity"),
     output:
-        path=f"{RESULTS}/connectivity/{{a}}/{{b}}.csv",
-        provenance=f"{RESULTS}/provenance/connectivity/{{a}}/{{b}}.json",
+        paths=f"{RESULTS}/connectivity/{{a}}.csv",
+        provenance=f"{RESULTS}/provenance/connectivity/{{a}}.json",
     log:
-        f"{RESULTS}/logs/connectivity/{{a}}/{{b}}.log",
+        f"{RESULTS}/logs/connectivity/{{a}}.log",
     benchmark:
-        f"{RESULTS}/benchmarks/connectivity/{{a}}/{{b}}.tsv"
+        f"{RESULTS}/benchmarks/connectivity/{{a}}.tsv"
     conda:
         ENVIRONMENT
     threads: 1
@@ -29,8 +29,12 @@ rule connectivity:
         ),
         base=lambda _: model_path("base"),
         a=lambda _, input: folder(input.a),
-        b=lambda _, input: folder(input.b),
+        b=lambda w: [
+            argument
+            for run in runs_after(w.a)
+            for argument in ("--b", f"{run}={RESULTS}/runs/{run}")
+        ],
     shell:
         "deltageom connectivity --settings {params.settings:q} --base {params.base:q} --a {params.a:q}"
-        " --b {params.b:q} --problems {input.problems:q} --output {output.path:q}"
+        " {params.b:q} --problems {input.problems:q} --output {output.paths:q}"
         " --provenance {output.provenance:q} --log {log:q}"

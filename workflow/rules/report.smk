@@ -40,7 +40,7 @@ rule tables:
             benchmark=BENCHMARKS,
         ),
         geometry=expand(f"{RESULTS}/geometry/{{module}}.json", module=ALL_MODULES),
-        connectivity=[f"{RESULTS}/connectivity/{a}/{b}.csv" for a, b in PAIRS],
+        connectivity=expand(f"{RESULTS}/connectivity/{{a}}.csv", a=RUNS[:-1]),
         cka=[f"{RESULTS}/cka/{a}/{b}.csv" for a, b in PAIRS],
         code=code("tables"),
     output:

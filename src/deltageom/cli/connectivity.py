@@ -1,16 +1,23 @@
-"""Measure the boxed-answer loss along the path between two runs' deltas."""
+"""Measure the boxed-answer loss along the paths between one run's delta and some others'."""
 
 import argparse
 from pathlib import Path
 
-from deltageom.arguments import add_model, add_settings, parse_settings
+from deltageom.arguments import add_model, add_settings, named_path, parse_settings
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     add_settings(parser)
     add_model(parser)
     parser.add_argument("--a", type=Path, required=True, help="folder of the run that alpha weighs")
-    parser.add_argument("--b", type=Path, required=True, help="folder of the run that 1 - alpha weighs")
+    parser.add_argument(
+        "--b",
+        type=named_path,
+        action="append",
+        required=True,
+        metavar="NAME=FOLDER",
+        help="a run that 1 - alpha weighs; repeat for more paths",
+    )
     parser.add_argument("--problems", type=Path, required=True, help="jsonl file of problems")
     parser.add_argument("--output", type=Path, required=True, help="csv file to write")
 
@@ -21,5 +28,5 @@ def run(arguments: argparse.Namespace) -> None:
 
     settings = parse_settings(schema.ConnectivitySettings, arguments.settings)
     problems = records.read_problems(arguments.problems)[: settings.connectivity.problems]
-    rows = connectivity.loss_along_path(settings, arguments.base, arguments.a, arguments.b, problems)
+    rows = connectivity.loss_along_paths(settings, arguments.base, arguments.a, dict(arguments.b), problems)
     records.write_csv(arguments.output, rows)

@@ -17,21 +17,28 @@ from deltageom.schema import ConnectivitySettings
 Row = dict[str, float | str | int]
 
 
-def loss_along_path(settings: ConnectivitySettings, base: str, a: Path, b: Path, problems: list[Problem]) -> list[Row]:
-    """One row a point and problem: alpha (weight of a), problem_id, nll summed over the answer's tokens, tokens."""
+def loss_along_paths(
+    settings: ConnectivitySettings, base: str, a: Path, others: dict[str, Path], problems: list[Problem]
+) -> list[Row]:
+    """The paths between run a and each of `others` (name to folder), in one process: starting costs more than a path.
+
+    One row a path, point and problem: b, alpha (weight of a), problem_id, nll summed over the answer's tokens, tokens.
+    """
     tokenizer = models.load_tokenizer(base, settings.base)
     model = models.load_adapter(models.load_model(base, settings.base, settings.device), a)
-    # both adapters stay loaded, each scaled: the sum of the scaled deltas, with no cross terms and no merging
-    model.load_adapter(b, adapter_name="b")
-    model.base_model.set_adapter(["default", "b"])
     prompts = [models.prompt_ids(tokenizer, settings.prompt, problem.question) for problem in problems]
     answers = [list(tokenizer.encode(f"\\boxed{{{problem.answer}}}", add_special_tokens=False)) for problem in problems]
     rows: list[Row] = []
-    for alpha in tqdm(connectivity.path(settings.connectivity.points).tolist(), unit="point"):
-        _scale(model, {"default": alpha, "b": 1.0 - alpha})
-        losses = answer_nll(model, prompts, answers, settings.connectivity.batch_size)
-        for problem, answer, nll in zip(problems, answers, losses, strict=True):
-            rows.append({"alpha": alpha, "problem_id": problem.id, "nll": nll, "tokens": len(answer)})
+    for b, folder in tqdm(others.items(), unit="path"):
+        # both adapters are loaded, each scaled: the sum of the scaled deltas, with no cross terms and no merging
+        model.load_adapter(folder, adapter_name="b")
+        model.base_model.set_adapter(["default", "b"])
+        for alpha in connectivity.path(settings.connectivity.points).tolist():
+            _scale(model, {"default": alpha, "b": 1.0 - alpha})
+            losses = answer_nll(model, prompts, answers, settings.connectivity.batch_size)
+            for problem, answer, nll in zip(problems, answers, losses, strict=True):
+                rows.append({"b": b, "alpha": alpha, "problem_id": problem.id, "nll": nll, "tokens": len(answer)})
+        model.delete_adapter("b")
     return rows
 
 
