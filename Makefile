@@ -31,9 +31,10 @@ lint: setup
 types: setup
 	$(VENV)/bin/mypy $(TYPED)
 
-# One thread a worker: OpenMP threads that spin against each other cost more than they bring.
+# One thread a worker: OpenMP threads that spin against each other cost more than they bring. A file stays with one
+# worker, so that what its tests share is made once.
 test: lint types
-	OMP_NUM_THREADS=1 $(VENV)/bin/pytest -n $(CORES) --durations=5
+	OMP_NUM_THREADS=1 $(VENV)/bin/pytest -n $(CORES) --dist loadfile --durations=5
 
 clean:
 	rm -rf $(VENV) results .snakemake

@@ -112,7 +112,8 @@ def snakemake(project: Path, *arguments: str, timeout: float = 900) -> subproces
     return subprocess.run(
         [BIN / "snakemake", "--cores", "2", *arguments],
         cwd=project,
-        env=os.environ | {"PYTHONPATH": str(project / "src"), "HF_HUB_OFFLINE": "1"},
+        # passive: the workers of a parallel test run share the cores, and spinning threads would starve each other
+        env=os.environ | {"PYTHONPATH": str(project / "src"), "HF_HUB_OFFLINE": "1", "OMP_WAIT_POLICY": "PASSIVE"},
         capture_output=True,
         text=True,
         timeout=timeout,

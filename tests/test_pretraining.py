@@ -19,7 +19,7 @@ from deltageom.schema import Embedded, Prompt
 SETTINGS = Embedded(
     seed=0,
     documents=160,
-    batch_size=32,
+    batch_size=8,
     learning_rate=0.02,
 )
 PROMPT = Prompt(template="Q: {question}", system="Solve it.")

@@ -72,7 +72,8 @@ def rows_of(page, heading):
 def test_page_says_what_was_compared(study, built):
     page = summary(study, built, list(figures.FIGURES))
     assert page.startswith("# Study toy\n")
-    assert "K = 4 of 512 problems from teacher, temperature 1, at most 96 tokens, seed 42" in page
+    most = study["rollouts"]["max_tokens"]
+    assert f"K = 4 of 512 problems from teacher, temperature 1, at most {most} tokens, seed 42" in page
     assert "the reference is sft" in page
     assert "initial A from seed 42 in every run" in page
     rows = rows_of(page, "loss")
@@ -131,7 +132,7 @@ def test_each_given_figure_is_embedded_once_with_its_facts(study, built):
         "accuracy": "easy n = 12, hard n = 2",
         "cosine_heatmap": "all 2 modules stacked",
         "principal_angles": "k = 4",
-        "connectivity_paths": "n = 1 problems of easy, 11 points",
+        "connectivity_paths": f"n = 1 problems of easy, {study['measures']['connectivity']['points']} points",
         "cka_by_layer": "n = 100 prompts of easy, pooling last; solid: debiased, dashed: biased",
     }
     for name, fact in facts.items():

@@ -17,7 +17,7 @@ SMOKE = """
 extends: toy
 embedded: {documents: 2400}
 teacher: {documents: 800}
-problems: {limit: 48}
+problems: {limit: 96}
 benchmarks: {easy: {limit: 16}, hard: {limit: 16}}
 rollouts: {samples: 8, max_tokens: 48}
 training: {steps: 3, batch_size: 8, micro_batch_size: 4}

@@ -124,7 +124,7 @@ def cka_by_layer(tables: Tables, reference: str) -> Figure:
     lines = [(frame[frame["estimator"] == kind], dash) for kind, dash in (("debiased", "-"), ("biased", "--"))]
     title = f"Linear CKA with {drawing.label(reference)} (n = {drawing.span(frame['n'])} prompts)"
     title += "; solid: debiased, dashed: biased"
-    return _by_layer(tables, lines, "similarity", "CKA", title, "layer (0: embeddings)")
+    return _by_layer(tables, lines, "similarity", "CKA", title, "layer")
 
 
 @_figure_of_study
