@@ -1,5 +1,6 @@
 """The workflow through the real Snakemake: a whole small study, what an edit reruns, and what stops before a job."""
 
+import json
 import re
 import shutil
 from collections import Counter
@@ -178,6 +179,16 @@ def test_unknown_study(project: Path) -> None:
     done = snakemake(project, "--config", "study=toi")
     assert "unknown study 'toi'" in done.stdout + done.stderr
     assert "did you mean 'toy'?" in done.stdout + done.stderr
+
+
+def test_reference_solutions_can_be_trained_on(finished: Path, study: Path) -> None:
+    """The run that studies/toy-self.yaml adds: the problems' own solutions, all of them right."""
+    study.write_text(SMOKE + "runs: {sft_reference: {method: sft_reference}}\n")
+    selection = "results/smoke/runs/sft_reference/selection.json"
+    done = snakemake(finished, "--config", "study=smoke", "--", selection)
+    assert done.returncode == 0, done.stdout + done.stderr
+    counts = json.loads((finished / selection).read_text())
+    assert (counts["selected"], counts["correct"], counts["wrong"]) == (96, 96, 0)
 
 
 def test_a_job_that_fails_says_why_in_one_line(finished: Path, study: Path) -> None:
