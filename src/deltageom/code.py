@@ -24,9 +24,15 @@ def import_closure(module: str) -> tuple[Path, ...]:
         if path is None or path in found:
             continue
         found.add(path)
-        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
-            queue.extend(_imported(node))
+        queue.extend(_imports(path))
     return tuple(sorted(found))
+
+
+@cache
+def _imports(path: Path) -> tuple[Path | None, ...]:
+    """Parsed once a process: the commands share most of their files, and every Snakemake start waits for this."""
+    nodes = ast.walk(ast.parse(path.read_text(encoding="utf-8")))
+    return tuple(file for node in nodes for file in _imported(node))
 
 
 def _imported(node: ast.AST) -> list[Path | None]:
