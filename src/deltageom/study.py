@@ -15,7 +15,7 @@ from pydantic import BaseModel, ValidationError
 
 from deltageom.errors import UserError
 from deltageom.methods import interface as methods
-from deltageom.schema import NAME, Run, Study, Training
+from deltageom.schema import NAME, Study, Training
 
 Tree = dict[str, Any]
 
@@ -276,6 +276,3 @@ def _has(tree: Any, path: list[str]) -> bool:
 def _near(word: str, known: list[str]) -> str:
     close = difflib.get_close_matches(word, known, n=1)
     return f" (did you mean {close[0]!r}?)" if close else ""
-
-
-__all__ = ["Run", "Study", "difference", "load_study", "merge", "read_yaml", "settings"]

@@ -269,6 +269,11 @@ def write(frame: pd.DataFrame, folder: Path, name: str) -> None:
     write_text(folder / f"{name}.md", text + "\n")
 
 
+def read_all(folder: Path) -> dict[str, pd.DataFrame]:
+    """Every table that `write` saved in `folder`, by name."""
+    return {path.stem: read(folder, path.stem) for path in folder.glob("*.csv")}
+
+
 def read(folder: Path, name: str) -> pd.DataFrame:
     """What `write` saved: the same numbers to the last bit; a run called `NA` or `1` keeps its name."""
     path = folder / f"{name}.csv"

@@ -16,6 +16,6 @@ def run(arguments: argparse.Namespace) -> None:
     from deltageom import figures, schema, tables
 
     settings = parse_settings(schema.FigureSettings, arguments.settings)
-    frames = {path.stem: tables.read(arguments.tables, path.stem) for path in arguments.tables.glob("*.csv")}
+    frames = tables.read_all(arguments.tables)
     for name, draw in figures.FIGURES.items():
         figures.save(draw(frames, settings.reference), arguments.output, name)

@@ -17,6 +17,6 @@ def run(arguments: argparse.Namespace) -> None:
     from deltageom import records, schema, summary, tables
 
     study = parse_settings(schema.Study, arguments.settings)
-    frames = {path.stem: tables.read(arguments.tables, path.stem) for path in arguments.tables.glob("*.csv")}
+    frames = tables.read_all(arguments.tables)
     drawn = sorted(path.stem for path in arguments.figures.glob("*.png"))
     records.write_text(arguments.output, summary.summary(study.model_dump(mode="json"), frames, drawn))
