@@ -10,9 +10,10 @@ from safetensors.numpy import load_file
 from transformers import AutoModelForCausalLM, PreTrainedModel
 
 from deltageom import adapters, models
+from deltageom.jobs import ConnectivitySettings, HiddenSettings
 from deltageom.measures import connectivity, geometry, hidden_states
 from deltageom.records import Problem
-from deltageom.schema import Base, Cka, Connectivity, ConnectivitySettings, HiddenSettings, Prompt
+from deltageom.schema import Base, Cka, Connectivity, Prompt
 
 PROBLEMS = [
     Problem("1", "Tom has 3 apples.", "3", None),

@@ -5,8 +5,9 @@ from pathlib import Path
 import pytest
 
 from deltageom import evaluation, models, rollouts
+from deltageom.jobs import EvaluationSettings, RolloutSettings
 from deltageom.records import Problem, read_jsonl
-from deltageom.schema import Base, Evaluation, EvaluationSettings, Prompt, Rollouts, RolloutSettings
+from deltageom.schema import Base, Evaluation, Prompt, Rollouts
 
 PROBLEMS = [
     Problem("a", "Tom has 3 apples and buys 4.", "7", "First 3+4=7. So \\boxed{7}"),

@@ -11,8 +11,9 @@ import torch
 from transformers import TrainerCallback
 
 from deltageom import models, training
+from deltageom.jobs import TrainSettings
 from deltageom.methods import interface
-from deltageom.schema import Base, TrainSettings
+from deltageom.schema import Base
 from deltageom.trainers import ColumnCollator, Cycle
 from tests.tiny_runs import rollouts, settings
 

@@ -13,7 +13,8 @@ from safetensors.torch import load_file
 from transformers import AutoModelForCausalLM
 
 from deltageom.errors import UserError
-from deltageom.schema import Base, TrainSettings
+from deltageom.jobs import TrainSettings
+from deltageom.schema import Base
 from deltageom.training import train
 from tests.tiny_runs import rollouts, settings
 

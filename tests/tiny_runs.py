@@ -7,7 +7,8 @@ import numpy as np
 import pandas as pd
 import yaml
 
-from deltageom.schema import Base, TrainSettings
+from deltageom.jobs import TrainSettings
+from deltageom.schema import Base
 
 CONFIG = yaml.safe_load((Path(__file__).parents[1] / "config.yaml").read_text())
 TINY = {

@@ -7,8 +7,8 @@ from pathlib import Path
 import pandas as pd
 
 from deltageom import tables
+from deltageom.jobs import TableSettings
 from deltageom.records import read_jsonl
-from deltageom.schema import TableSettings
 
 
 def collect(results: Path, settings: TableSettings) -> dict[str, pd.DataFrame]:

@@ -4,8 +4,8 @@ from pathlib import Path
 from typing import Any
 
 from deltageom import engines, grading, models
+from deltageom.jobs import EvaluationSettings
 from deltageom.records import Problem, write_jsonl
-from deltageom.schema import EvaluationSettings
 
 
 def evaluate(

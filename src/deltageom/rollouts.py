@@ -8,8 +8,8 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from deltageom import engines, grading, models
+from deltageom.jobs import RolloutSettings
 from deltageom.records import Problem, whole_file
-from deltageom.schema import RolloutSettings
 
 SCHEMA = pa.schema(
     [

@@ -31,6 +31,7 @@ class Base(Section):
     model: str  # hub id, local folder, or `embedded`
     revision: str | None
     layers: Count
+    modules: Annotated[list[str], Field(min_length=1)]  # linear layers within a decoder layer
     dtype: Literal["float32", "bfloat16"]
     attention: Literal["sdpa", "eager", "flash_attention_2"]
     trust_remote_code: bool
@@ -111,9 +112,37 @@ class Rollouts(Section):
 class Lora(Section):
     rank: Count
     alpha: Positive
+    rslora: bool
     dropout: Annotated[float, Field(ge=0, lt=1)]
-    target_modules: Annotated[list[str], Field(min_length=1)]
+    target_modules: Annotated[list[str], Field(min_length=1)] | str  # names within a layer, or a regular expression
     init_seed: Seed
+
+    @field_validator("target_modules")
+    @classmethod
+    def compiles(cls, targets: list[str] | str) -> list[str] | str:
+        if isinstance(targets, str):
+            try:
+                re.compile(targets)
+            except re.error as error:
+                raise ValueError(f"is no regular expression: {error}") from None
+        return targets
+
+    def targets(self, base: Base) -> list[str]:
+        """The adapted modules, 'layers.3.self_attn.q_proj', by layer, then by name.
+
+        A regular expression must match such a name whole.
+        """
+        if isinstance(self.target_modules, list):
+            return [f"layers.{layer}.{name}" for layer in range(base.layers) for name in sorted(self.target_modules)]
+        names = [f"layers.{layer}.{name}" for layer in range(base.layers) for name in sorted(base.modules)]
+        return [name for name in names if re.fullmatch(self.target_modules, name)]
+
+
+class MatchNorm(Section):
+    """Make a run's delta as long as another run's: stop the training there, or scale the delta afterwards."""
+
+    run: str
+    how: Literal["stop", "scale"]
 
 
 class Training(Section):
@@ -128,11 +157,14 @@ class Training(Section):
     schedule: Literal["cosine", "linear", "constant_with_warmup"]
     weight_decay: NonNegative
     max_grad_norm: Positive
-    reduction: Literal["token", "sequence"]
+    reduction: Literal["token", "sequence", "length"]
     max_length: Count
     over_length: Literal["error", "drop"]
     gradient_checkpointing: bool
+    kl_every: Count | None
+    match_norm: MatchNorm | None
     seed: Seed
+    adapter: Literal["lora", "none"]
     lora: Lora
 
     @model_validator(mode="after")
@@ -141,7 +173,27 @@ class Training(Section):
             raise ValueError(f"report_step {self.report_step} is after the last of {self.steps} steps")
         if self.batch_size % self.micro_batch_size:
             raise ValueError(f"micro_batch_size {self.micro_batch_size} must divide batch_size {self.batch_size}")
+        if self.match_norm and self.adapter == "none":
+            raise ValueError("match_norm needs adapter: lora, whose delta has a norm that is cheap to follow")
         return self
+
+
+class Execution(Section):
+    """How runs are trained, not what they compute: a change reruns nothing."""
+
+    processes: Count
+    checkpoint_every: Count | None
+    report_to: list[Literal["tensorboard", "wandb", "trackio"]]
+
+
+class Reference(Section):
+    """The base's own log-probs of the rollouts, and its samples on held-out prompts, for the KL of each run to it."""
+
+    benchmark: str | None
+    prompts: Count
+    max_tokens: Count
+    batch_size: Count
+    seed: Seed
 
 
 class Run(Section):
@@ -194,6 +246,8 @@ class Study(Section):
     prompt: Prompt
     problems: Dataset
     rollouts: Rollouts
+    reference: Reference
+    execution: Execution
     runs: dict[str, Run]
     benchmarks: dict[str, Dataset]
     evaluation: Evaluation
@@ -226,24 +280,75 @@ class Study(Section):
                 raise ValueError(
                     f"measures.{key}.benchmark {benchmark!r} is none of the benchmarks: {', '.join(self.benchmarks)}"
                 )
-        ranks = {name: run.training.lora.rank for name, run in self.runs.items()}
+        self._kl_needs_held_out_prompts()
+        self._ranks_are_enough()
+        self._targets_are_the_same()
+        self._norms_can_be_matched()
+        if self.base.model != EMBEDDED:
+            self._needs_no_embedded_world()
+        return self
+
+    def modules(self) -> list[str]:
+        """The modules whose deltas are compared: the same in every run."""
+        return next(iter(self.runs.values())).training.lora.targets(self.base)
+
+    def _kl_needs_held_out_prompts(self) -> None:
+        asked = [name for name, run in self.runs.items() if run.training.kl_every]
+        if asked and self.reference.benchmark not in self.benchmarks:
+            raise ValueError(
+                f"reference.benchmark {self.reference.benchmark!r} is none of the benchmarks "
+                f"({', '.join(self.benchmarks)}), but run {asked[0]!r} follows the KL to the base on its prompts: "
+                "name one, or set kl_every: null"
+            )
+
+    def _ranks_are_enough(self) -> None:
+        ranks = {name: run.training.lora.rank for name, run in self.runs.items() if run.training.adapter == "lora"}
+        if not ranks:
+            return
         smallest = min(ranks, key=lambda name: ranks[name])
         if self.measures.geometry.top_k > ranks[smallest]:
             raise ValueError(
                 f"measures.geometry.top_k {self.measures.geometry.top_k} is more than the rank {ranks[smallest]} "
                 f"of run {smallest!r}: no adapter has that many singular directions"
             )
-        targets = {name: run.training.lora.target_modules for name, run in self.runs.items()}
+
+    def _targets_are_the_same(self) -> None:
+        targets = {name: run.training.lora.targets(self.base) for name, run in self.runs.items()}
+        for name, modules in targets.items():
+            if not modules:
+                raise ValueError(
+                    f"run {name!r}: lora.target_modules {self.runs[name].training.lora.target_modules!r} matches no "
+                    f"module; there are {', '.join(f'layers.N.{module}' for module in self.base.modules)}"
+                )
         first = next(iter(targets))
         for name, modules in targets.items():
-            if sorted(modules) != sorted(targets[first]):
+            if modules != targets[first]:
                 raise ValueError(
-                    f"runs {first!r} and {name!r} adapt other modules ({', '.join(targets[first])}; "
-                    f"{', '.join(modules)}): deltas are compared module by module, so target the same ones"
+                    f"runs {first!r} and {name!r} adapt other modules ({_within_layer(targets[first])}; "
+                    f"{_within_layer(modules)}): deltas are compared module by module, so target the same ones"
                 )
-        if self.base.model != EMBEDDED:
-            self._needs_no_embedded_world()
-        return self
+        by_layer: dict[str, set[str]] = {}
+        for module in targets[first]:
+            _, layer, rest = module.split(".", 2)
+            by_layer.setdefault(layer, set()).add(rest)
+        if len({frozenset(names) for names in by_layer.values()}) > 1:
+            raise ValueError(
+                "lora.target_modules selects other modules in one layer than in another: choose layers and "
+                "modules, but the same modules in each layer chosen"
+            )
+
+    def _norms_can_be_matched(self) -> None:
+        for name, run in self.runs.items():
+            match = run.training.match_norm
+            if match is None:
+                continue
+            if match.run not in self.runs or match.run == name:
+                others = ", ".join(other for other in self.runs if other != name)
+                raise ValueError(f"runs.{name}.match_norm.run {match.run!r} is none of the other runs: {others}")
+            target = self.runs[match.run].training
+            if target.match_norm or target.adapter == "none":
+                what = "matches another run itself" if target.match_norm else "trains without an adapter"
+                raise ValueError(f"runs.{name}.match_norm.run {match.run!r} {what}: name a plain LoRA run")
 
     def _needs_no_embedded_world(self) -> None:
         sources = {"problems": self.problems, **{f"benchmarks.{n}": d for n, d in self.benchmarks.items()}}
@@ -257,85 +362,5 @@ class Study(Section):
             )
 
 
-class TrainSettings(Section):
-    """What `deltageom train` is told."""
-
-    run: str
-    method: str
-    options: dict[str, Any]
-    training: Training
-    base: Base
-    device: Device
-
-
-class RolloutSettings(Section):
-    """What `deltageom rollouts` is told."""
-
-    rollouts: Rollouts
-    prompt: Prompt
-    base: Base
-    device: Device
-
-
-class EvaluationSettings(Section):
-    """What `deltageom evaluate` is told."""
-
-    evaluation: Evaluation
-    prompt: Prompt
-    base: Base
-    device: Device
-
-
-class ConnectivitySettings(Section):
-    """What `deltageom connectivity` is told."""
-
-    connectivity: Connectivity
-    prompt: Prompt
-    base: Base
-    device: Device
-
-
-class HiddenSettings(Section):
-    """What `deltageom hidden-states` is told."""
-
-    cka: Cka
-    prompt: Prompt
-    base: Base
-    device: Device
-
-
-class ProblemSettings(Section):
-    """What `deltageom problems` is told; `seed` is the embedded world's."""
-
-    dataset: Dataset
-    seed: Seed
-
-
-class PretrainSettings(Section):
-    """What `deltageom pretrain` is told."""
-
-    embedded: Embedded
-    prompt: Prompt
-
-
-class TeacherSettings(Section):
-    """What `deltageom teacher` is told."""
-
-    embedded: Embedded
-    teacher: Teacher
-    prompt: Prompt
-
-
-class TableSettings(Section):
-    """What `deltageom tables` is told. JSON objects have no order: `order` is that of the runs in every table."""
-
-    runs: dict[str, Run]
-    order: list[str]
-    benchmarks: list[str]
-    modules: list[str]
-
-
-class FigureSettings(Section):
-    """What `deltageom figures` is told."""
-
-    reference: str
+def _within_layer(modules: list[str]) -> str:
+    return ", ".join(dict.fromkeys(module.split(".", 2)[2] for module in modules)) + f" in {len(modules)} places"

@@ -20,10 +20,11 @@ from trl.trainer.sft_config import SFTConfig
 
 from deltageom import models, selection
 from deltageom.errors import UserError
+from deltageom.jobs import TrainSettings
 from deltageom.methods import interface
 from deltageom.methods.interface import MethodOptions, Pairs, Rows, Selection
 from deltageom.records import whole_file, write_csv, write_json
-from deltageom.schema import Lora, TrainSettings
+from deltageom.schema import Lora
 from deltageom.trainers import PreferenceTrainer, WeightedTrainer
 
 ADAPTER_FILES = ("adapter_model.safetensors", "adapter_config.json")
@@ -142,7 +143,7 @@ def build_trainer(
     }
     if method.FAMILY == "preference":
         # TRL turns dropout off for DPO alone; here lora.dropout means the same in every run.
-        own = {**method.dpo_arguments(options), "disable_dropout": False}
+        own = {**method.trainer_arguments(options), "disable_dropout": False}
         trainer = PreferenceTrainer(args=DPOConfig(**arguments(settings, scratch), **own), **shared)
     else:
         trainer = WeightedTrainer(

@@ -32,10 +32,8 @@ RUNS = sorted(STUDY.runs)
 MODELS = ["base", *RUNS]
 PAIRS = list(itertools.combinations(RUNS, 2))
 BENCHMARKS = sorted(STUDY.benchmarks)
-MODULES = sorted(next(iter(STUDY.runs.values())).training.lora.target_modules)
-ALL_MODULES = [
-    f"layers.{layer}.{name}" for layer in range(STUDY.base.layers) for name in MODULES
-]
+ALL_MODULES = STUDY.modules()
+MODULES = sorted({module.split(".", 2)[2] for module in ALL_MODULES})
 GPUS = 1 if STUDY.device == "cuda" else 0
 ENVIRONMENT = "../../envs/gpu.yaml" if GPUS else "../../envs/cpu.yaml"
 

@@ -23,10 +23,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(arguments: argparse.Namespace) -> None:
-    from deltageom import records, schema
+    from deltageom import jobs, records
     from deltageom.measures import connectivity
 
-    settings = parse_settings(schema.ConnectivitySettings, arguments.settings)
+    settings = parse_settings(jobs.ConnectivitySettings, arguments.settings)
     problems = records.read_problems(arguments.problems)[: settings.connectivity.problems]
     rows = connectivity.loss_along_paths(settings, arguments.base, arguments.a, dict(arguments.b), problems)
     records.write_csv(arguments.output, rows)

@@ -21,9 +21,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(arguments: argparse.Namespace) -> list[str]:
-    from deltageom import evaluation, records, schema
+    from deltageom import evaluation, jobs, records
 
-    settings = parse_settings(schema.EvaluationSettings, arguments.settings)
+    settings = parse_settings(jobs.EvaluationSettings, arguments.settings)
     benchmarks = {name: records.read_problems(path) for name, path in arguments.benchmark}
     accuracy = evaluation.evaluate(settings, arguments.base, arguments.adapter, benchmarks, arguments.output)
     print(", ".join(f"{name} {value:.3f}" for name, value in accuracy.items()))

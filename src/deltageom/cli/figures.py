@@ -13,9 +13,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(arguments: argparse.Namespace) -> None:
-    from deltageom import figures, schema, tables
+    from deltageom import figures, jobs, tables
 
-    settings = parse_settings(schema.FigureSettings, arguments.settings)
+    settings = parse_settings(jobs.FigureSettings, arguments.settings)
     frames = tables.read_all(arguments.tables)
     for name, draw in figures.FIGURES.items():
         figures.save(draw(frames, settings.reference), arguments.output, name)

@@ -14,9 +14,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(arguments: argparse.Namespace) -> None:
-    from deltageom import records, schema
+    from deltageom import jobs, records
     from deltageom.measures import hidden_states
 
-    settings = parse_settings(schema.HiddenSettings, arguments.settings)
+    settings = parse_settings(jobs.HiddenSettings, arguments.settings)
     problems = records.read_problems(arguments.problems)[: settings.cka.prompts]
     hidden_states.write(settings, arguments.base, arguments.adapter, problems, arguments.output)

@@ -12,8 +12,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(arguments: argparse.Namespace) -> None:
-    from deltageom import schema
+    from deltageom import jobs
     from deltageom.embedded import pretraining
 
-    settings = parse_settings(schema.PretrainSettings, arguments.settings)
+    settings = parse_settings(jobs.PretrainSettings, arguments.settings)
     pretraining.pretrain(settings.embedded, settings.prompt, arguments.output)

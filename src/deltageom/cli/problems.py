@@ -12,9 +12,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(arguments: argparse.Namespace) -> None:
-    from deltageom import problems, records, schema
+    from deltageom import jobs, problems, records
 
-    settings = parse_settings(schema.ProblemSettings, arguments.settings)
+    settings = parse_settings(jobs.ProblemSettings, arguments.settings)
     found = problems.load(settings.dataset, settings.seed)
     records.write_problems(arguments.output, found)
     print(f"{arguments.output}: {len(found)} problems")

@@ -15,9 +15,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(arguments: argparse.Namespace) -> list[str]:
-    from deltageom import records, rollouts, schema
+    from deltageom import jobs, records, rollouts
 
-    settings = parse_settings(schema.RolloutSettings, arguments.settings)
+    settings = parse_settings(jobs.RolloutSettings, arguments.settings)
     counts = rollouts.sample(
         settings,
         arguments.base,

@@ -13,8 +13,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(arguments: argparse.Namespace) -> None:
-    from deltageom import collect, schema, tables
+    from deltageom import collect, jobs, tables
 
-    settings = parse_settings(schema.TableSettings, arguments.settings)
+    settings = parse_settings(jobs.TableSettings, arguments.settings)
     for name, frame in collect.collect(arguments.results, settings).items():
         tables.write(frame, arguments.output, name)

@@ -13,10 +13,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(arguments: argparse.Namespace) -> None:
-    from deltageom import schema
+    from deltageom import jobs
     from deltageom.embedded import pretraining
 
-    settings = parse_settings(schema.TeacherSettings, arguments.settings)
+    settings = parse_settings(jobs.TeacherSettings, arguments.settings)
     pretraining.train_teacher(
         arguments.base, settings.embedded, settings.teacher.documents, settings.prompt, arguments.output
     )

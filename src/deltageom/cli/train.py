@@ -15,8 +15,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(arguments: argparse.Namespace) -> list[str]:
-    from deltageom import schema, training
+    from deltageom import jobs, training
 
-    settings = parse_settings(schema.TrainSettings, arguments.settings)
+    settings = parse_settings(jobs.TrainSettings, arguments.settings)
     training.train(settings, arguments.base, arguments.rollouts, arguments.output, arguments.scratch)
     return [f"methods.{settings.method}"]

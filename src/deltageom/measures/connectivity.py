@@ -11,8 +11,8 @@ from peft.tuners.lora import LoraLayer
 from tqdm import tqdm
 
 from deltageom import connectivity, models
+from deltageom.jobs import ConnectivitySettings
 from deltageom.records import Problem
-from deltageom.schema import ConnectivitySettings
 
 Row = dict[str, float | str | int]
 

@@ -7,8 +7,8 @@ from safetensors.torch import save_file
 from tqdm import tqdm
 
 from deltageom import models
+from deltageom.jobs import HiddenSettings
 from deltageom.records import Problem, whole_file
-from deltageom.schema import HiddenSettings
 
 
 def write(settings: HiddenSettings, base: str, adapter: Path | None, problems: list[Problem], output: Path) -> None:

@@ -16,6 +16,7 @@ from deltageom.schema import Count, Seed
 
 FAMILY = "preference"
 SOURCE = "rollout"
+NEEDS = ("groups", "base")
 
 
 class Options(MethodOptions):
@@ -30,5 +31,5 @@ def select(rows: Rows, options: Options) -> Pairs:
     return Pairs(*selection.preference_pairs(rows.rewards, rows.problems, options.max_pairs, options.pair_seed))
 
 
-def dpo_arguments(options: Options) -> dict[str, Any]:
+def trainer_arguments(options: Options) -> dict[str, Any]:
     return {"loss_type": ["sigmoid"], "beta": options.beta}

@@ -2,13 +2,21 @@
 
 `snakemake -n` imports it for its options, so it imports torch and numpy only inside functions.
 
-Every file defines `Options` (a MethodOptions), `FAMILY` and `SOURCE`, the rows that it sees: "rollout", or
-"reference" for the problems' own solutions. For FAMILY = "likelihood":
-    select(rows, options) -> Selection         which rows are trained on, with the numbers that the loss needs
-    loss(log_probs, mask, columns, options)    (B, T) completion log-probs -> (B,) loss of each row
-For FAMILY = "preference":
-    select(rows, options) -> Pairs
-    dpo_arguments(options) -> dict             keyword arguments for trl.DPOConfig
+Every file defines `Options` (a MethodOptions), `FAMILY`, `SOURCE`, the rows that it sees: "rollout", or "reference" for
+the problems' own solutions, and `NEEDS`, a tuple of what it cannot do without:
+    "groups"     two or more rollouts of each problem, right and wrong ones being compared
+    "behaviour"  the sampling policy's log-prob of every token
+    "base"       the base's log-prob of every row
+By FAMILY:
+    "likelihood"  select(rows, options) -> Selection    which rows are trained on, with the numbers that the loss needs
+                  loss(log_probs, mask, columns, options) -> (B,) loss of each row, from (B, T) completion log-probs
+    "pairwise"    select(rows, options) -> Pairs        a row of the loss is a pair
+                  loss(log_probs, mask, columns, options) -> (n,) loss of each pair, from (2 n, T) log-probs: the n
+                  chosen completions first, then the n rejected; the mean over pairs, whatever `training.reduction` is
+    "preference"  select(rows, options) -> Pairs
+                  trainer_arguments(options) -> dict    keyword arguments for trl.DPOConfig
+    "unpaired"    select(rows, options) -> Selection
+                  trainer_arguments(options) -> dict    keyword arguments for trl.KTOConfig
 
 A method need not care about an empty selection: `training` reports it with the counts.
 """
@@ -19,13 +27,17 @@ import importlib
 import pkgutil
 from dataclasses import dataclass, field
 from types import ModuleType
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from pydantic import BaseModel, ConfigDict
 
 import deltageom.methods as package
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from numpy.typing import NDArray
+
     from deltageom.selection import Floats, Indices, Strings
 
 
@@ -37,19 +49,36 @@ class MethodOptions(BaseModel):
 
 @dataclass(frozen=True)
 class Rows:
-    """What a method selects from: the rows' rewards (N,) in {0, 1} and problem ids (N,), equal ids a
-    group."""
+    """What a method selects from, N rows.
+
+    rewards (N,) in {0, 1}; problems (N,) problem ids, equal ids a group; group_means (N,) and group_sizes (N,) of the
+    rewards of all that was sampled for the row's problem, rows that were dropped for their length included; lengths
+    (N,) completion tokens; token_ids (N,) each an array (length,); token_log_probs (N,) each an array (length,), under
+    the sampling policy, or None where the rollouts have none; base_log_probs (N,) of the whole completion under the
+    base, or None where the method does not need "base".
+    """
 
     rewards: Floats
     problems: Strings
+    group_means: Floats
+    group_sizes: Indices
+    lengths: Indices
+    token_ids: Sequence[NDArray[Any]]
+    token_log_probs: Sequence[Floats] | None
+    base_log_probs: Floats | None
 
 
 @dataclass(frozen=True)
 class Selection:
-    """Indices into the rows (n,) and named float columns (n,) that the loss reads."""
+    """Indices into the rows (n,), and what the loss reads beside the log-probs.
+
+    columns: one float a row, (n,), which the loss gets as (B,). token_columns: one array (length,) a row, a number a
+    completion token, which the loss gets as (B, T), aligned with `log_probs` and 0 where `mask` is.
+    """
 
     indices: Indices
     columns: dict[str, Floats] = field(default_factory=dict)
+    token_columns: dict[str, Sequence[Floats]] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)

@@ -15,6 +15,7 @@ if TYPE_CHECKING:
 
 FAMILY = "likelihood"
 SOURCE = "rollout"
+NEEDS = ("groups",)
 
 
 class Options(MethodOptions):

@@ -16,6 +16,7 @@ if TYPE_CHECKING:
 
 FAMILY = "likelihood"
 SOURCE = "rollout"
+NEEDS = ()
 
 
 class Options(MethodOptions):

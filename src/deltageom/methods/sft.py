@@ -11,6 +11,7 @@ if TYPE_CHECKING:
 
 FAMILY = "likelihood"
 SOURCE = "rollout"
+NEEDS = ()
 
 
 class Options(MethodOptions):

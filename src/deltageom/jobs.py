@@ -1,0 +1,114 @@
+"""What each command is told: the study's sections that it uses, as JSON (`--settings`)."""
+
+from typing import Any
+
+from deltageom.schema import (
+    Base,
+    Cka,
+    Connectivity,
+    Dataset,
+    Device,
+    Embedded,
+    Evaluation,
+    Prompt,
+    Reference,
+    Rollouts,
+    Run,
+    Section,
+    Seed,
+    Teacher,
+    Training,
+)
+
+
+class TrainSettings(Section):
+    """What `deltageom train` is told."""
+
+    run: str
+    method: str
+    options: dict[str, Any]
+    training: Training
+    base: Base
+    device: Device
+
+
+class RolloutSettings(Section):
+    """What `deltageom rollouts` is told."""
+
+    rollouts: Rollouts
+    prompt: Prompt
+    base: Base
+    device: Device
+
+
+class ReferenceSettings(Section):
+    """What `deltageom reference` is told."""
+
+    reference: Reference
+    prompt: Prompt
+    base: Base
+    device: Device
+
+
+class EvaluationSettings(Section):
+    """What `deltageom evaluate` is told."""
+
+    evaluation: Evaluation
+    prompt: Prompt
+    base: Base
+    device: Device
+
+
+class ConnectivitySettings(Section):
+    """What `deltageom connectivity` is told."""
+
+    connectivity: Connectivity
+    prompt: Prompt
+    base: Base
+    device: Device
+
+
+class HiddenSettings(Section):
+    """What `deltageom hidden-states` is told."""
+
+    cka: Cka
+    prompt: Prompt
+    base: Base
+    device: Device
+
+
+class ProblemSettings(Section):
+    """What `deltageom problems` is told; `seed` is the embedded world's."""
+
+    dataset: Dataset
+    seed: Seed
+
+
+class PretrainSettings(Section):
+    """What `deltageom pretrain` is told."""
+
+    embedded: Embedded
+    prompt: Prompt
+
+
+class TeacherSettings(Section):
+    """What `deltageom teacher` is told."""
+
+    embedded: Embedded
+    teacher: Teacher
+    prompt: Prompt
+
+
+class TableSettings(Section):
+    """What `deltageom tables` is told. JSON objects have no order: `order` is that of the runs in every table."""
+
+    runs: dict[str, Run]
+    order: list[str]
+    benchmarks: list[str]
+    modules: list[str]
+
+
+class FigureSettings(Section):
+    """What `deltageom figures` is told."""
+
+    reference: str
