@@ -21,6 +21,10 @@ def base_settings() -> Base:
         model="embedded",
         revision=None,
         layers=2,
+        modules=[
+            *(f"self_attn.{name}_proj" for name in "qkvo"),
+            *(f"mlp.{name}_proj" for name in ("gate", "up", "down")),
+        ],
         dtype="float32",
         attention="sdpa",
         trust_remote_code=False,

@@ -1,205 +1,21 @@
-"""One step through TRL's trainers against a dense computation in float64: no fused head, padding, micro batch
-or PEFT."""
+"""The trainers' own parts: optimiser, padding, prompts, order of the rows, collators, initial A."""
 
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-import pandas as pd
 import pytest
 import torch
-from transformers import TrainerCallback
 
-from deltageom import models, training
-from deltageom.jobs import TrainSettings
-from deltageom.methods import interface
+from deltageom import models
+from deltageom.batches import IGNORED, Cycle, PairCollator, RowCollator
 from deltageom.schema import Base
-from deltageom.trainers import ColumnCollator, Cycle
-from tests.tiny_runs import rollouts, settings
-
-LIKELIHOOD = ["sft", "rft", "dft", "rift", "rift_linear", "offline_grpo"]
-OPTIONS = {"rift": {"reward_correct": 1.5, "reward_wrong": -500.0}, "dpo": {"max_pairs": 2}}
-Factors = dict[str, tuple[torch.Tensor, torch.Tensor]]
+from tests.test_steps import Gradients
+from tests.tiny_runs import built, rollouts, settings
 
 
-class Gradients(TrainerCallback):
-    """Keeps each step's gradients, after clipping, which the trainer clears."""
-
-    def __init__(self) -> None:
-        self.steps: list[dict[str, torch.Tensor]] = []
-
-    def on_pre_optimizer_step(self, *_: Any, model: Any, **__: Any) -> None:
-        named = [(name, p.grad) for name, p in model.named_parameters() if p.grad is not None]
-        self.steps.append({name: grad.detach().double().clone() for name, grad in named})
-
-
-def built(run: TrainSettings, table: pd.DataFrame, folder: Path, scratch: Path) -> Any:
-    method = interface.load(run.method)
-    options = method.Options.model_validate(run.options)
-    chosen, _ = training.select(table_of(table), method, options, run)
-    dataset = training.dataset_of(table_of(table), chosen)
-    model, tokenizer = (
-        models.load_model(str(folder), run.base, "cpu"),
-        models.load_tokenizer(str(folder), run.base),
-    )
-    return training.build_trainer(run, method, options, model, tokenizer, dataset, scratch)
-
-
-def table_of(table: pd.DataFrame) -> pd.DataFrame:
-    """Lists as parquet gives them back."""
-    return table.assign(
-        prompt_token_ids=table["prompt_token_ids"].map(np.array), token_ids=table["token_ids"].map(np.array)
-    )
-
-
-def step(
-    run: TrainSettings, table: pd.DataFrame, folder: Path, scratch: Path
-) -> tuple[float, dict[str, torch.Tensor], Factors]:
-    """Loss and gradients of the first step from a random B (at B = 0 the gradient of A is 0), and the factors
-    there."""
-    trainer = built(run, table, folder, scratch)
-    generator = torch.Generator().manual_seed(3)
-    factors: Factors = {}
-    for name, module in trainer.model.get_base_model().named_modules():
-        if hasattr(module, "lora_B"):
-            a, b = module.lora_A["default"].weight, module.lora_B["default"].weight
-            b.data.copy_(torch.randn(b.shape, generator=generator) * 0.2)
-            factors[name] = (a.detach().double().clone(), b.detach().double().clone())
-    gradients = Gradients()
-    trainer.add_callback(gradients)
-    trainer.train()
-    return trainer.state.log_history[0]["loss"], gradients.steps[0], factors
-
-
-class Dense:
-    """The tiny model in float64 with W + (alpha / r) B A for leaves A and B, one sequence at a time."""
-
-    def __init__(self, folder: Path, base: Base, factors: Factors, scale: float) -> None:
-        self.model = models.load_model(str(folder), base, "cpu").double().requires_grad_(False)
-        self.leaves = {n: (a.requires_grad_(), b.requires_grad_()) for n, (a, b) in factors.items()}
-        self.scale = scale
-
-    def log_probs(self, prompt: list[int], completion: list[int], adapted: bool = True) -> torch.Tensor:
-        weights = dict(self.model.named_parameters())
-        if adapted:
-            for name, (a, b) in self.leaves.items():
-                weights[f"{name}.weight"] = weights[f"{name}.weight"] + self.scale * b @ a
-        ids = torch.tensor([prompt + completion])
-        logits = torch.func.functional_call(self.model, weights, (ids,), {"use_cache": False}).logits[0]
-        first = len(prompt) - 1
-        predicted = logits[first : first + len(completion)].log_softmax(-1)
-        return predicted[torch.arange(len(completion)), torch.tensor(completion)]
-
-    def gradients(self, loss: torch.Tensor) -> dict[str, torch.Tensor]:
-        loss.backward()
-        return {
-            f"base_model.model.{name}.lora_{which}.default.weight": leaf.grad
-            for name, pair in self.leaves.items()
-            for which, leaf in zip("AB", pair, strict=True)
-        }
-
-
-def dense_rows(method: str, dense: Dense, table: pd.DataFrame) -> list[tuple[torch.Tensor, int]]:
-    """Each selected row's loss, written out afresh from paper and options, and its tokens."""
-    means = table.groupby("problem_id")["reward"].mean()
-    rows = []
-    for row in table.itertuples():
-        if method == "rft" and row.reward == 0:
-            continue
-        log_probs = dense.log_probs(row.prompt_token_ids, row.token_ids)
-        negative = -log_probs.sum()
-        loss = {
-            "sft": lambda nll=negative: nll,
-            "rft": lambda nll=negative: nll,
-            "dft": lambda lp=log_probs: sum(p.exp().item() * -p for p in lp),
-            "rift": lambda nll=negative, r=row.reward: 1.5 * nll if r == 1 else 500.0 * torch.exp(-nll),
-            "rift_linear": lambda nll=negative, r=row.reward: nll * (0.5 if r == 1 else 1.0),
-            "offline_grpo": lambda nll=negative, r=row.reward, p=row.problem_id: nll * (r - means[p] + 0.1),
-        }[method]()
-        rows.append((loss, len(row.token_ids)))
-    return rows
-
-
-def assert_same(found: dict[str, torch.Tensor], expected: dict[str, torch.Tensor]) -> None:
-    assert found.keys() == expected.keys()
-    for name, gradient in expected.items():
-        assert gradient.abs().max() > 0
-        torch.testing.assert_close(found[name], gradient, rtol=1e-3, atol=1e-5 * float(gradient.abs().max()))
-
-
-@pytest.mark.parametrize("reduction", ["token", "sequence"])
-@pytest.mark.parametrize("method", LIKELIHOOD)
-def test_likelihood_step_is_the_dense_formula(
-    method: str, reduction: str, tiny_model: Path, base_settings: Base, tmp_path: Path
-) -> None:
-    table = rollouts()
-    n = int(table["reward"].sum()) if method == "rft" else len(table)  # the batch is every selected row, once
-    run = settings(
-        base_settings,
-        method,
-        OPTIONS.get(method),
-        reduction=reduction,
-        batch_size=n,
-        micro_batch_size=1,
-        steps=1,
-    )
-    loss, found, factors = step(run, table, tiny_model, tmp_path)
-    dense = Dense(tiny_model, base_settings, factors, 8.0 / 4)
-    rows = dense_rows(method, dense, table)
-    assert len(rows) == n
-    expected = sum(row for row, _ in rows) / (sum(t for _, t in rows) if reduction == "token" else n)
-    assert loss == pytest.approx(expected.item(), rel=1e-4)
-    assert_same(found, dense.gradients(expected))
-
-
-def test_dpo_step_is_the_dense_formula_with_the_base_as_reference(
-    tiny_model: Path, base_settings: Base, tmp_path: Path
-) -> None:
-    table = rollouts("10 01 1000")
-    run = settings(base_settings, "dpo", {"beta": 0.3, "max_pairs": 9}, batch_size=5, micro_batch_size=1, steps=1)
-    loss, found, factors = step(run, table, tiny_model, tmp_path)
-    dense = Dense(tiny_model, base_settings, factors, 8.0 / 4)
-    rows = table.set_index(["problem_id", "sample"])
-
-    def margin(problem: str, sample: int) -> torch.Tensor:
-        ids = rows.loc[(problem, sample), ["prompt_token_ids", "token_ids"]]
-        return dense.log_probs(*ids).sum() - dense.log_probs(*ids, adapted=False).sum()
-
-    # p0 and p1 have one pair each; p2 three, of which all are taken
-    pairs = [(("p0", 0), ("p0", 1)), (("p1", 1), ("p1", 0)), *((("p2", 0), ("p2", s)) for s in (1, 2, 3))]
-    expected = sum(torch.log1p(torch.exp(-0.3 * (margin(*c) - margin(*r)))) for c, r in pairs) / len(pairs)
-    assert loss == pytest.approx(expected.item(), rel=1e-4)
-    assert abs(expected.item() - np.log(2)) > 1e-3  # the reference is not the adapter itself
-    assert_same(found, dense.gradients(expected))
-
-
-@pytest.mark.parametrize(
-    ("method", "reduction"),
-    [("sft", "token"), ("sft", "sequence"), ("rift", "token"), ("dft", "sequence"), ("dpo", "token")],
-)
-def test_accumulation_and_padding_change_nothing(
-    method: str, reduction: str, tiny_model: Path, base_settings: Base, tmp_path: Path
-) -> None:
-    """1 x 8 = 8 x 1 = 2 x 4, though a micro batch of 8 pads and one of 1 does not."""
-    steps = [
-        step(
-            settings(
-                base_settings,
-                method,
-                OPTIONS.get(method),
-                reduction=reduction,
-                steps=1,
-                micro_batch_size=micro,
-            ),
-            rollouts(),
-            tiny_model,
-            tmp_path,
-        )
-        for micro in (1, 8, 4)
-    ]
-    for loss, gradients, _ in steps[1:]:
-        assert loss == pytest.approx(steps[0][0], rel=1e-5)
-        assert_same(gradients, steps[0][1])
+@pytest.fixture(autouse=True)
+def _one_thread() -> None:
+    torch.set_num_threads(1)
 
 
 def test_steps_are_clipped_adamw_with_weight_decay(tiny_model: Path, base_settings: Base, tmp_path: Path) -> None:
@@ -227,7 +43,7 @@ def test_ids_that_are_padding_have_no_effect_at_all(tiny_model: Path, base_setti
     examples = [trainer.train_dataset[i] for i in range(8)]
     losses = []
     for pad in (0, 77):
-        batch = ColumnCollator(pad)(examples)
+        batch = RowCollator(pad, columns=("reward",))(examples)
         losses.append(trainer.compute_loss(trainer.model, batch, num_items_in_batch=10).item())
         assert (batch["input_ids"] == pad).any()
     assert losses[0] == losses[1]
@@ -321,3 +137,53 @@ def test_initial_a_is_equal_in_every_method_whatever_the_modules_order(
         assert a.std() == pytest.approx(bound / 3**0.5, rel=0.15)
     flat = [a.flatten()[:16] for a in sft.values()]
     assert not any(torch.equal(x, y) for i, x in enumerate(flat) for y in flat[:i])
+
+
+def test_collator_puts_token_columns_on_the_completion() -> None:
+    """Aligned with the labels, and so, shifted alike, with the log-probs."""
+    examples = [
+        {"input_ids": [5, 6, 7, 8], "labels": [IGNORED, IGNORED, 7, 8], "weight": 0.5, "behaviour": [-1.0, -2.0]},
+        {"input_ids": [5, 9], "labels": [IGNORED, 9], "weight": 2.0, "behaviour": [-3.0]},
+    ]
+    batch = RowCollator(0, columns=("weight",), token_columns=("behaviour",))(examples)
+    assert batch["weight"].tolist() == [0.5, 2.0]
+    assert batch["behaviour"].tolist() == [[0, 0, -1, -2], [0, -3, 0, 0]]
+    assert ((batch["behaviour"] != 0) == (batch["labels"] != IGNORED)).all()
+
+
+def test_pairs_are_the_chosen_rows_then_the_rejected() -> None:
+    pairs = [
+        {"prompt_ids": [1, 2], "chosen_ids": [3], "rejected_ids": [4, 5]},
+        {"prompt_ids": [6], "chosen_ids": [7, 8], "rejected_ids": [9]},
+    ]
+    batch = PairCollator(0)(pairs)
+    assert batch["input_ids"].tolist() == [[1, 2, 3, 0], [6, 7, 8, 0], [1, 2, 4, 5], [6, 9, 0, 0]]
+    assert batch["attention_mask"].sum(1).tolist() == [3, 3, 4, 2]
+    assert [[t for t in row if t != IGNORED] for row in batch["labels"].tolist()] == [[3], [7, 8], [4, 5], [9]]
+
+
+@pytest.mark.parametrize("method", ["sft", "dpo", "simpo", "kto"])
+def test_prompts_get_exactly_no_gradient(method: str, tiny_model: Path, base_settings: Base, tmp_path: Path) -> None:
+    """Nothing that is predicted on a prompt moves the model: the last hidden states there have gradient 0."""
+    run = settings(base_settings, method, micro_batch_size=8)
+    trainer = built(run, rollouts("1100 1010"), tiny_model, tmp_path)
+    batch = next(iter(trainer.get_train_dataloader()))
+    if method == "kto":
+        trainer.kl = torch.zeros(())
+    hidden = []
+
+    def keep(_module: Any, _inputs: Any, output: torch.Tensor) -> None:
+        if output.requires_grad:
+            output.retain_grad()
+            hidden.append(output)
+
+    trainer.model.get_base_model().model.norm.register_forward_hook(keep)
+    trainer.model.train()
+    trainer.compute_loss(trainer.model, batch, num_items_in_batch=torch.tensor(8)).backward()
+    completion = batch["labels"] != IGNORED if "labels" in batch else batch["completion_mask"] == 1
+    predicts = torch.zeros_like(completion)
+    predicts[:, :-1] = completion[:, 1:]
+    (state,) = hidden
+    gradient = state.grad
+    assert (gradient[~predicts] == 0).all()
+    assert (gradient[predicts].abs().sum(-1) > 0).all()

@@ -1,24 +1,27 @@
 """train(): what it writes, when it writes nothing, and that it does the same twice."""
 
-import csv
 import json
 import math
+import re
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pandas as pd
+import pyarrow.parquet as pq
 import pytest
 import torch
 from safetensors.torch import load_file
 from transformers import AutoModelForCausalLM
 
+from deltageom import models
 from deltageom.errors import UserError
 from deltageom.jobs import TrainSettings
 from deltageom.schema import Base
-from deltageom.training import train
-from tests.tiny_runs import rollouts, settings
+from deltageom.training import CHECKPOINT_FILES, Execution, train
+from tests.tiny_runs import built, paths, rollouts, settings
 
-FILES = ["adapter_config.json", "adapter_model.safetensors", "metrics.csv", "selection.json"]
+FILES = ["adapter_config.json", "adapter_model.safetensors", "metrics.parquet", "selection.json"]
 
 
 @pytest.fixture(autouse=True)
@@ -26,16 +29,15 @@ def _one_thread() -> None:
     torch.set_num_threads(1)
 
 
-def trained(run: TrainSettings, table: pd.DataFrame, base: Path, folder: Path) -> Path:
-    folder.mkdir(exist_ok=True)
-    table.to_parquet(folder / "rollouts.parquet")
-    train(run, str(base), folder / "rollouts.parquet", folder / "run", folder / "scratch")
-    return folder / "run"
+def trained(run: TrainSettings, table: pd.DataFrame, base: Path, folder: Path, **others: Any) -> Path:
+    given = paths(run, table, base, folder, **others)
+    train(run, given, Execution())
+    return given.output
 
 
-def lines(output: Path) -> list[dict[str, float]]:
-    with (output / "metrics.csv").open() as file:
-        return [{key: float(value) for key, value in row.items()} for row in csv.DictReader(file)]
+def metrics(output: Path) -> pd.DataFrame:
+    """One row a step, a column a metric."""
+    return pd.read_parquet(output / "metrics.parquet").pivot(index="step", columns="metric", values="value")
 
 
 @pytest.mark.parametrize("method", ["sft", "dpo"])
@@ -57,7 +59,9 @@ def test_files_say_what_was_done(tiny_model: Path, base_settings: Base, tmp_path
     assert (config["r"], config["lora_alpha"]) == (4, 8.0)
     assert config["base_model_name_or_path"] == str(tiny_model)
     assert config["target_modules"] == sorted(config["target_modules"])
-    assert json.loads((output / "selection.json").read_text()) == {
+    said = json.loads((output / "selection.json").read_text())
+    norm = said.pop("delta_norm")
+    assert said == {
         "rows": 16,
         "correct": 7,
         "wrong": 9,
@@ -65,35 +69,49 @@ def test_files_say_what_was_done(tiny_model: Path, base_settings: Base, tmp_path
         "mixed_problems": 2,
         "unit": "rows",
         "selected": 7,
+        "duplicates": 0,
         "dropped_over_length": 0,
         "epochs": 4 * 8 / 7,
+        "steps_done": 4,
+        "stopped": "steps",
+        "matched_norm": None,
+        "scale": 1.0,
     }
-    rows = lines(output)
-    assert [row["step"] for row in rows] == [1, 2, 3, 4]
-    assert [row["epoch"] for row in rows] == pytest.approx([8 / 7 * n for n in (1, 2, 3, 4)])
-    assert all(math.isfinite(value) for row in rows for value in row.values())
+    rows = metrics(output)
+    assert list(rows.index) == [1, 2, 3, 4]
+    assert rows["epoch"].tolist() == pytest.approx([8 / 7 * n for n in (1, 2, 3, 4)])
+    assert {"loss", "learning_rate", "grad_norm", "tokens", "delta_norm", "loss_correct"} <= set(rows.columns)
+    assert rows.notna().all(axis=None)
+    assert rows["loss_wrong"].tolist() == [0, 0, 0, 0]
     right = table[table["reward"] == 1]
     tokens = right["prompt_token_ids"].map(len).sum() + right["token_ids"].map(len).sum()
-    assert tokens < rows[0]["tokens"] < 2 * tokens  # 8 of 7 rows: all of them and one more
+    assert tokens < rows["tokens"][1] < 2 * tokens  # 8 of 7 rows: all of them and one more
+    # the norm as logged, as said, and of the dense product of what was written
+    tensors = load_file(output / FILES[1])
+    names = {name.rsplit(".lora_", 1)[0] for name in tensors}
+    dense = [2.0 * tensors[f"{n}.lora_B.weight"].double() @ tensors[f"{n}.lora_A.weight"].double() for n in names]
+    assert norm == pytest.approx(math.sqrt(sum((d**2).sum().item() for d in dense)))
+    assert rows["delta_norm"][4] == norm
+    assert rows["delta_norm"].is_monotonic_increasing
 
 
 def test_report_step_stops_within_the_whole_schedule(tiny_model: Path, base_settings: Base, tmp_path: Path) -> None:
-    def metrics(name: str, **training: Any) -> list[dict[str, float]]:
+    def of(name: str, **training: Any) -> pd.DataFrame:
         run = settings(base_settings, "sft", warmup=0.25, **training)
-        return lines(trained(run, rollouts(), tiny_model, tmp_path / name))
+        return metrics(trained(run, rollouts(), tiny_model, tmp_path / name))
 
-    whole = metrics("whole", steps=6)
-    assert metrics("part", steps=6, report_step=5) == whole[:5]
-    assert metrics("short", steps=5) != whole[:5]
+    whole = of("whole", steps=6)
+    pd.testing.assert_frame_equal(of("part", steps=6, report_step=5), whole[:5], check_exact=True)
+    assert not of("short", steps=5).equals(whole[:5])
     # two steps of warm-up, then half a cosine over the other four
     expected = [0, 0.005, *(0.005 * (1 + math.cos(math.pi * k / 4)) for k in range(4))]
-    assert [row["learning_rate"] for row in whole] == pytest.approx(expected)
+    assert whole["learning_rate"].tolist() == pytest.approx(expected)
 
 
 def test_equal_rows_are_seen_in_equal_order(tiny_model: Path, base_settings: Base, tmp_path: Path) -> None:
     def tokens(method: str, seed: int) -> list[float]:
         run = settings(base_settings, method, batch_size=1, micro_batch_size=1, steps=9, seed=seed)
-        return [row["tokens"] for row in lines(trained(run, rollouts(), tiny_model, tmp_path))]
+        return metrics(trained(run, rollouts(), tiny_model, tmp_path))["tokens"].tolist()
 
     assert tokens("sft", 42) == tokens("offline_grpo", 42)
     assert tokens("sft", 42) != tokens("sft", 43)
@@ -102,9 +120,123 @@ def test_equal_rows_are_seen_in_equal_order(tiny_model: Path, base_settings: Bas
 @pytest.mark.parametrize("schedule", ["linear", "constant_with_warmup"])
 def test_schedules(schedule: str, tiny_model: Path, base_settings: Base, tmp_path: Path) -> None:
     run = settings(base_settings, "sft", schedule=schedule, warmup=0.0)
-    rates = [row["learning_rate"] for row in lines(trained(run, rollouts(), tiny_model, tmp_path))]
+    rates = metrics(trained(run, rollouts(), tiny_model, tmp_path))["learning_rate"].tolist()
     falling = [1, 0.75, 0.5, 0.25] if schedule == "linear" else [1, 1, 1, 1]
     assert rates == pytest.approx([0.01 * f for f in falling])
+
+
+@pytest.mark.parametrize("how", ["stop", "scale"])
+def test_norms_are_matched(how: str, tiny_model: Path, base_settings: Base, tmp_path: Path) -> None:
+    other = trained(settings(base_settings, "sft"), rollouts(), tiny_model, tmp_path / "other")
+    target = json.loads((other / "selection.json").read_text())["delta_norm"]
+    match = {"run": "other", "how": how}
+    run = settings(base_settings, "dft", match_norm=match, steps=40, learning_rate=0.003)
+    output = trained(run, rollouts(), tiny_model, tmp_path / how, match=other)
+    said, rows = json.loads((output / "selection.json").read_text()), metrics(output)
+    assert said["matched_norm"] == pytest.approx(target)
+    if how == "stop":
+        assert said["stopped"] == "norm"
+        assert 4 < said["steps_done"] == len(rows) < 40
+        assert rows["delta_norm"].iloc[-2] < target <= rows["delta_norm"].iloc[-1] == said["delta_norm"]
+        assert said["scale"] == 1.0
+    else:
+        assert (said["stopped"], said["steps_done"]) == ("steps", 40)
+        assert said["delta_norm"] == pytest.approx(target)
+        assert said["scale"] == pytest.approx(target / rows["delta_norm"].iloc[-1])
+        plain = run.model_copy(update={"training": run.training.model_copy(update={"match_norm": None})})
+        unscaled = load_file(trained(plain, rollouts(), tiny_model, tmp_path / "plain") / FILES[1])
+        for name, weight in load_file(output / FILES[1]).items():
+            torch.testing.assert_close(weight, unscaled[name] * (said["scale"] if "lora_B" in name else 1.0))
+
+
+def test_a_norm_that_is_not_reached_is_an_error(tiny_model: Path, base_settings: Base, tmp_path: Path) -> None:
+    other = trained(settings(base_settings, "sft"), rollouts(), tiny_model, tmp_path / "other")
+    run = settings(base_settings, "sft", match_norm={"run": "other", "how": "stop"}, steps=2)
+    with pytest.raises(UserError, match=r"run 'tried': after 2 steps its delta's norm is .* of run 'other': raise its"):
+        trained(run, rollouts(), tiny_model, tmp_path / "short", match=other)
+    assert not (tmp_path / "short" / "run").exists()
+
+
+@pytest.mark.parametrize("method", ["sft", "dpo", "simpo"])
+def test_without_an_adapter_every_weight_is_trained(
+    method: str, tiny_model: Path, base_settings: Base, tmp_path: Path
+) -> None:
+    run = settings(base_settings, method, adapter="none", learning_rate=1e-3)
+    output = trained(run, rollouts(), tiny_model, tmp_path)
+    assert sorted(path.name for path in output.iterdir()) == sorted([*CHECKPOINT_FILES, *FILES[2:]])
+    before, after = (AutoModelForCausalLM.from_pretrained(path).state_dict() for path in (tiny_model, output))
+    assert before.keys() == after.keys()
+    assert all((after[name] != weight).any() for name, weight in before.items())
+    assert json.loads((output / "selection.json").read_text())["delta_norm"] is None
+
+
+def test_a_regular_expression_chooses_layers_and_modules(tiny_model: Path, base_settings: Base, tmp_path: Path) -> None:
+    run = settings(base_settings, "sft", lora={"target_modules": r"layers\.1\.(mlp\.up|self_attn\.[qv])_proj"})
+    names = load_file(trained(run, rollouts(), tiny_model, tmp_path) / FILES[1]).keys()
+    modules = {re.search(r"layers.*(?=\.lora)", name)[0] for name in names}
+    assert modules == set(run.training.lora.targets(base_settings))
+    assert modules == {"layers.1.mlp.up_proj", "layers.1.self_attn.q_proj", "layers.1.self_attn.v_proj"}
+
+
+def test_modules_that_the_model_lacks_are_an_error(tiny_model: Path, base_settings: Base, tmp_path: Path) -> None:
+    run = settings(base_settings, "sft", lora={"target_modules": ["self_attn.q_proj", "self_attn.w_proj"]})
+    with pytest.raises(UserError, match=r"lacks layers.0.self_attn.w_proj, layers.1.self_attn.w_proj"):
+        trained(run, rollouts(), tiny_model, tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"reward": 0.5}, "'p0', sample 0: reward 0.5 is none of"),
+        ({"token_log_probs": None}, "'tried': method offline_grpo_clipped needs the sampling policy's .*16 rows lack"),
+        ({"problem_id": [f"p{i}" for i in range(16)]}, "16 problems have one alone, the first 'p0': raise rollouts"),
+        ({"token_ids": [[100_000]] * 16}, "token_ids has id 100000, but the base's tokenizer has"),
+        ("prompt_token_ids", "has no column prompt_token_ids: make the rollouts again"),
+        ("tokenizer", "its token ids are of another tokenizer than that of embedded"),
+        ("metadata", "does not say which tokenizer its token ids are of"),
+    ],
+)
+def test_rollouts_that_do_not_serve_are_a_clear_error(
+    change: Any, message: str, tiny_model: Path, base_settings: Base, tmp_path: Path
+) -> None:
+    table = rollouts()
+    run = settings(base_settings, "offline_grpo_clipped")
+    given = paths(run, table.assign(**change) if isinstance(change, dict) else table, tiny_model, tmp_path)
+    if isinstance(change, str):
+        made = pq.read_table(given.rollouts)
+        if change == "prompt_token_ids":
+            made = made.drop_columns([change])
+        else:
+            made = made.replace_schema_metadata({models.VOCABULARY: "other"} if change == "tokenizer" else None)
+        pq.write_table(made, given.rollouts)
+    with pytest.raises(UserError, match=message):
+        train(run, given, Execution())
+    assert not given.output.exists()
+
+
+def test_group_means_are_of_all_that_was_sampled(tiny_model: Path, base_settings: Base, tmp_path: Path) -> None:
+    """A row that is dropped for its length has still been sampled: the others' advantages do not change."""
+    table = rollouts("1100")
+    table.at[3, "token_ids"] = [20] * 40
+    table.at[3, "token_log_probs"] = [-1.0] * 40
+    run = settings(base_settings, "offline_grpo", max_length=40, over_length="drop")
+    trainer = built(run, table, tiny_model, tmp_path)
+    assert trainer.train_dataset["advantages"][:] == pytest.approx([0.6, 0.6, -0.4])
+
+
+def test_deduplication_is_counted(tiny_model: Path, base_settings: Base, tmp_path: Path) -> None:
+    table = rollouts("1110")
+    table.at[2, "token_ids"] = table["token_ids"][0]
+    table.at[2, "token_log_probs"] = table["token_log_probs"][0]
+    run = settings(base_settings, "rft", {"deduplicate": True}, steps=1)
+    said = json.loads((trained(run, table, tiny_model, tmp_path) / "selection.json").read_text())
+    assert (said["correct"], said["selected"], said["duplicates"]) == (3, 2, 1)
+
+
+def test_a_reporter_that_is_not_installed_is_an_error(tiny_model: Path, base_settings: Base, tmp_path: Path) -> None:
+    run = settings(base_settings, "sft")
+    with pytest.raises(UserError, match=r"execution.report_to: no_such_thing is not installed"):
+        train(run, paths(run, rollouts(), tiny_model, tmp_path), Execution(report_to=("no_such_thing",)))
 
 
 def test_reference_solutions_and_rollouts_do_not_mix(tiny_model: Path, base_settings: Base, tmp_path: Path) -> None:
@@ -161,8 +293,10 @@ def test_a_loss_that_is_not_finite_stops_the_run_without_an_adapter(
         (tmp_path / "base" / file.name).write_bytes(file.read_bytes())
     for file in tiny_model.glob("*.jinja"):
         (tmp_path / "base" / file.name).write_bytes(file.read_bytes())
+    run = settings(base_settings, method)
+    given = replace(paths(run, rollouts(), tiny_model, tmp_path), base=str(tmp_path / "base"))
     with pytest.raises(UserError, match="run 'tried': loss is nan at step 1"):
-        trained(settings(base_settings, method), rollouts(), tmp_path / "base", tmp_path)
+        train(run, given, Execution())
     assert not (tmp_path / "run").exists()
 
 

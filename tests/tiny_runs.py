@@ -1,14 +1,19 @@
-"""Settings and rollouts for tests that train the tiny model for a step or a few."""
+"""Settings, rollouts and trainers for tests that train the tiny model for a step or a few."""
 
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pandas as pd
+import pyarrow as pa
+import pyarrow.parquet as pq
 import yaml
 
-from deltageom.jobs import TrainSettings
-from deltageom.schema import Base
+from deltageom import models, reference, rows, training
+from deltageom.jobs import ReferenceSettings, TrainSettings
+from deltageom.methods import interface
+from deltageom.records import Problem
+from deltageom.schema import Base, Prompt, Reference
 
 CONFIG = yaml.safe_load((Path(__file__).parents[1] / "config.yaml").read_text())
 TINY = {
@@ -20,6 +25,7 @@ TINY = {
     "max_grad_norm": 1e9,
 }
 LORA = {"rank": 4, "alpha": 8.0}
+PROBLEMS = [Problem(f"h{i}", f"Tom has {i} apples and buys {i + 3}. How many?", str(2 * i + 3), None) for i in range(4)]
 
 
 def settings(base: Base, method: str, options: dict[str, Any] | None = None, **training: Any) -> TrainSettings:
@@ -41,19 +47,66 @@ def rollouts(rewards: str = "1010 1111 0001 0000", source: str = "rollout") -> p
     """Rows of random ids in 10..99 with the rewards of each problem in turn: right ones of 2 to 6 tokens,
     wrong ones of 1 or 2, so that the probability of a wrong completion is no rounding error."""
     random = np.random.default_rng(0)
-    rows = []
+    made = []
     for number, group in enumerate(rewards.split()):
         prompt = random.integers(10, 100, random.integers(2, 7)).tolist()
         for sample, reward in enumerate(group):
             length = random.integers(2, 7) if reward == "1" else random.integers(1, 3)
-            rows.append(
+            made.append(
                 {
                     "problem_id": f"p{number}",
-                    "sample": sample,
+                    "sample": sample if source == "rollout" else -1,
                     "source": source,
                     "prompt_token_ids": prompt,
                     "token_ids": random.integers(10, 100, length).tolist(),
                     "reward": float(reward),
                 }
             )
-    return pd.DataFrame(rows)
+    # drawn last, so that the tokens are what they were before there were any
+    return pd.DataFrame(
+        [row | {"token_log_probs": (-8 * random.random(len(row["token_ids"]))).tolist()} for row in made]
+    )
+
+
+def write_rollouts(table: pd.DataFrame, path: Path, base: Path, settings: Base) -> None:
+    """As `deltageom rollouts` leaves them: lists of numbers, and whose the token ids are."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    made = pa.Table.from_pandas(table, preserve_index=False)
+    digest = models.vocabulary_digest(models.load_tokenizer(str(base), settings))
+    pq.write_table(made.replace_schema_metadata({models.VOCABULARY: digest}), path)
+
+
+def write_reference(base: Path, settings: Base, prompt: Prompt, folder: Path) -> None:
+    """The base's log-probs of `folder`/rollouts.parquet and its samples for PROBLEMS, beside it."""
+    wanted = Reference(benchmark="easy", prompts=4, max_tokens=8, batch_size=3, seed=0)
+    told = ReferenceSettings(reference=wanted, prompt=prompt, base=settings, device="cpu")
+    reference.write(told, str(base), folder / "rollouts.parquet", PROBLEMS, folder)
+
+
+def paths(run: TrainSettings, table: pd.DataFrame, base: Path, folder: Path, **others: Any) -> training.Paths:
+    """Everything that the run reads, made in `folder`; it is to write into `folder`/run."""
+    write_rollouts(table, folder / "rollouts.parquet", base, run.base)
+    if "base" in interface.load(run.method).NEEDS or run.training.kl_every:
+        write_reference(base, run.base, Prompt(template="{question}", system=None), folder)
+        others = {"reference": folder / "log_probs.parquet", "held_out": folder / "held_out.parquet"} | others
+    return training.Paths(
+        base=str(base),
+        rollouts=folder / "rollouts.parquet",
+        output=folder / "run",
+        scratch=folder / "scratch",
+        **others,
+    )
+
+
+def built(run: TrainSettings, table: pd.DataFrame, base: Path, folder: Path, **execution: Any) -> Any:
+    """The run's trainer, as `training.train` builds it."""
+    given = paths(run, table, base, folder)
+    method = interface.load(run.method)
+    options = method.Options.model_validate(run.options)
+    tokenizer = models.load_tokenizer(str(base), run.base)
+    usable = rows.within_length(rows.read(given.rollouts, method.SOURCE, run, tokenizer), run)
+    if given.reference:
+        usable = rows.with_base(usable, given.reference)
+    chosen, _ = rows.select(usable, method, options, run)
+    dataset = rows.dataset_of(usable, chosen, method.FAMILY, options)
+    return training.build_trainer(run, method, options, tokenizer, dataset, given, training.Execution(**execution))

@@ -1,4 +1,4 @@
-"""`python -m deltageom` is the console command."""
+"""`python -m deltageom`: the same as the command `deltageom`."""
 
 from deltageom.cli.main import main
 

@@ -60,8 +60,9 @@ def sample(
                 }
             )
     rows.extend(_references(problems, own, settings))
+    schema = SCHEMA.with_metadata({models.VOCABULARY: models.vocabulary_digest(own)})
     with whole_file(output) as aside:
-        pq.write_table(pa.Table.from_pylist(rows, schema=SCHEMA), aside)
+        pq.write_table(pa.Table.from_pylist(rows, schema=schema), aside)
     return _counts(rows)
 
 

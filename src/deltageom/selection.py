@@ -4,11 +4,15 @@ Shapes: `rewards` (N,) in {0, 1} and `problems` (N,), the problem id of each row
 """
 
 import hashlib
-from typing import Any
+from collections.abc import Sequence
+from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
 
+from deltageom.errors import UserError
+
+Order = Literal["random", "longest", "shortest", "closest"]
 Indices = NDArray[np.intp]
 Floats = NDArray[np.float64]
 Strings = NDArray[Any]
@@ -19,28 +23,72 @@ def correct(rewards: Floats) -> Indices:
     return np.flatnonzero(rewards > 0)
 
 
-def group_advantages(rewards: Floats, problems: Strings, bias: float) -> Floats:
-    """A = r - mean of r over the row's group + bias, (N,), not divided by a deviation (2606.23740)."""
+def group_means(rewards: Floats, problems: Strings) -> Floats:
+    """The mean of r over each row's group, (N,)."""
     _, group = np.unique(problems, return_inverse=True)
-    means = np.bincount(group, weights=rewards) / np.bincount(group)
-    advantages: Floats = rewards - means[group] + bias
-    return advantages
+    means: Floats = np.bincount(group, weights=rewards) / np.bincount(group)
+    return means[group]
 
 
-def preference_pairs(rewards: Floats, problems: Strings, max_pairs: int, seed: int) -> tuple[Indices, Indices]:
+def group_sizes(problems: Strings) -> Indices:
+    """The number of rows in each row's group, (N,)."""
+    _, group, sizes = np.unique(problems, return_inverse=True, return_counts=True)
+    return sizes[group]
+
+
+def advantages(rewards: Floats, means: Floats, bias: float) -> Floats:
+    """A = r - mean + bias, (N,), not divided by a deviation (2606.23740); `means` (N,) are those of `group_means`."""
+    return rewards - means + bias
+
+
+def all_correct_advantages(rewards: Floats, means: Floats, all_correct: float) -> Floats:
+    """A = r - mean, (N,), and `all_correct` in a group whose mean is 1, where A would be 0 (KRAFTON 2025)."""
+    return np.where(means == 1, all_correct, rewards - means)
+
+
+def preference_pairs(
+    rewards: Floats, problems: Strings, lengths: Indices, order: Order, max_pairs: int | None, seed: int
+) -> tuple[Indices, Indices]:
     """Row indices (n,) of the correct and of the wrong half of each pair, by problem id.
 
-    A problem gives min(max_pairs, correct x wrong) distinct pairs, drawn by its own generator, seeded with
-    `seed` and its id: neither other problems nor the order of their rows change them, and a larger
-    `max_pairs` only adds pairs.
+    A problem gives the first `max_pairs` of its correct x wrong distinct pairs, or all for None. They stand in an order
+    drawn by the problem's own generator, seeded with `seed` and its id, then are sorted by `lengths` (N,), ties left as
+    drawn: `longest` and `shortest` by the pair's summed length, `closest` by its difference. So neither other problems
+    nor the order of their rows change a problem's pairs, and a larger `max_pairs` only adds some.
     """
     pairs = [
         pair
         for rows in _groups(problems)
-        for pair in _pairs_of(rows, rewards, max_pairs, _generator(seed, str(problems[rows[0]])))
+        for pair in _pairs_of(rows, rewards, lengths, order, _generator(seed, str(problems[rows[0]])))[:max_pairs]
     ]
     chosen, rejected = np.array(pairs, dtype=np.intp).reshape(-1, 2).T
     return chosen, rejected
+
+
+def first_of_equals(problems: Strings, token_ids: Sequence[NDArray[Any]]) -> Indices:
+    """Indices of the rows whose completion no earlier row of their problem has, ascending."""
+    seen: dict[tuple[str, tuple[int, ...]], int] = {}
+    for row, (problem, ids) in enumerate(zip(problems, token_ids, strict=True)):
+        seen.setdefault((str(problem), tuple(ids)), row)
+    return np.array(list(seen.values()), dtype=np.intp)
+
+
+def mismatched(problems: Strings, seed: int) -> Indices:
+    """For each row another problem's row, (N,), drawn from all those alike: KTO's (x_i, y_j) (2402.01306, section 4.1).
+
+    Raises UserError if the rows are all of one problem.
+    """
+    sizes = group_sizes(problems)
+    others = len(problems) - sizes
+    if not others.all():
+        raise UserError(
+            "mismatched completions, from which KTO estimates its KL term, are another problem's, but all rows are of "
+            f"problem {str(problems[0])!r}: raise problems.limit"
+        )
+    order = np.argsort(problems, kind="stable")
+    ends = np.searchsorted(problems[order], problems, side="right")
+    drawn: Indices = order[(ends + np.random.default_rng(seed).integers(others)) % len(problems)]
+    return drawn
 
 
 def counts(rewards: Floats, problems: Strings) -> dict[str, int]:
@@ -66,11 +114,16 @@ def _groups(problems: Strings) -> list[Indices]:
 
 
 def _pairs_of(
-    rows: Indices, rewards: Floats, max_pairs: int, generator: np.random.Generator
-) -> list[tuple[np.intp, np.intp]]:
+    rows: Indices, rewards: Floats, lengths: Indices, order: Order, generator: np.random.Generator
+) -> Indices:
+    """Every (correct, wrong) pair of one problem's rows, (n, 2), in the order wanted."""
     right, wrong = rows[rewards[rows] > 0], rows[rewards[rows] <= 0]
-    drawn = generator.permutation(len(right) * len(wrong))[:max_pairs]
-    return [(right[i // len(wrong)], wrong[i % len(wrong)]) for i in drawn]
+    drawn = generator.permutation(len(right) * len(wrong))
+    first, second = np.divmod(drawn, len(wrong))
+    pairs = np.stack([right[first], wrong[second]], axis=1)
+    total, apart = lengths[pairs].sum(1), abs(np.diff(lengths[pairs])[:, 0])
+    keys = {"longest": -total, "shortest": total, "closest": apart}
+    return pairs if order == "random" else pairs[np.argsort(keys[order], kind="stable")]
 
 
 def _generator(seed: int, problem: str) -> np.random.Generator:

@@ -1,167 +1,188 @@
-"""Train one run: rows and selection, LoRA on the base, TRL's trainer, and the files that it leaves."""
+"""Train one run: its rows, the model and its adapter, TRL's trainer, and the files that it leaves."""
 
-import hashlib
-import json
 import math
 import shutil
 import tempfile
+from dataclasses import dataclass
+from importlib.util import find_spec
 from pathlib import Path
 from types import ModuleType
-from typing import Any, cast
+from typing import Any
 
-import numpy as np
 import pandas as pd
-import torch
 from datasets import Dataset
-from peft import LoraConfig, PeftModel
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from trl.trainer.dpo_config import DPOConfig
+from trl.trainer.kto_config import KTOConfig
 from trl.trainer.sft_config import SFTConfig
 
-from deltageom import models, selection
+from deltageom import adapters, checkpoints, lora, models, rows
 from deltageom.errors import UserError
+from deltageom.geometry import factored
 from deltageom.jobs import TrainSettings
 from deltageom.methods import interface
-from deltageom.methods.interface import MethodOptions, Pairs, Rows, Selection
-from deltageom.records import whole_file, write_csv, write_json
-from deltageom.schema import Lora
-from deltageom.trainers import PreferenceTrainer, WeightedTrainer
+from deltageom.methods.interface import MethodOptions
+from deltageom.monitoring import KlWatch, NormWatch
+from deltageom.records import whole_file, write_json
+from deltageom.trainers import LikelihoodTrainer, PreferenceTrainer, UnpairedTrainer
 
-ADAPTER_FILES = ("adapter_model.safetensors", "adapter_config.json")
-COLUMNS = ["problem_id", "source", "prompt_token_ids", "token_ids", "reward"]
-IGNORED = -100  # the label of a token that carries no loss
+AnyTrainer = LikelihoodTrainer | PreferenceTrainer | UnpairedTrainer
+CHECKPOINT_FILES = ("config.json", "generation_config.json", "model.safetensors")
+# transformers' and TRL's names, and ours, of the numbers that metrics.parquet has of a step; other names are kept
+RENAMED = {
+    "num_input_tokens_seen": "tokens",
+    "rewards/chosen": "reward_chosen",
+    "rewards/rejected": "reward_rejected",
+    "rewards/margins": "reward_margin",
+    "rewards/accuracies": "reward_accuracy",
+    "logps/chosen": "log_prob_chosen",
+    "logps/rejected": "log_prob_rejected",
+    "kl": "kl_estimate",
+}
+KEPT = {
+    *("loss", "learning_rate", "grad_norm", "delta_norm", "kl_to_base", "loss_correct", "loss_wrong"),
+    *("token_share_correct", "weight_share_correct", *RENAMED.values()),
+}
 
 
-def train(settings: TrainSettings, base_path: str, rollouts_path: Path, output: Path, scratch: Path) -> None:
-    """Write a run's adapter, metrics.csv (a line a step) and selection.json (counts) into `output`.
+@dataclass(frozen=True)
+class Paths:
+    """What a training reads and writes: `reference`, `held_out` and `match` only where its settings need them."""
 
-    Each file appears whole, and none before training has ended well. Equal settings, inputs and device give
-    equal bytes on the CPU with one thread. Raises UserError for an empty selection, a row over max_length
-    where the study says `error`, or a loss or gradient norm that is not finite.
+    base: str  # folder or hub id
+    rollouts: Path
+    output: Path
+    scratch: Path
+    reference: Path | None = None
+    held_out: Path | None = None
+    match: Path | None = None
+
+
+@dataclass(frozen=True)
+class Execution:
+    """How the run is trained; nothing here changes what comes out."""
+
+    processes: int = 1
+    checkpoint_every: int = 0  # steps; 0 for none
+    report_to: tuple[str, ...] = ()
+    batch_size: int = 32  # of the held-out samples
+
+
+def train(settings: TrainSettings, paths: Paths, execution: Execution) -> None:
+    """Write a run's adapter (or whole model), metrics.parquet and selection.json into `paths.output`.
+
+    Each file appears whole, and none before training has ended well. Equal settings, inputs and device give equal
+    bytes on the CPU with one thread, killed and continued or not. Raises UserError for an empty selection, a row over
+    max_length where the study says `error`, rows without what the method needs, a loss or gradient norm that is not
+    finite, a norm that is not reached, and a checkpoint of another training.
     """
+    _check_reporters(execution)
     method = interface.load(settings.method)
     options = method.Options.model_validate(settings.options)
-    table, dropped = read_rows(rollouts_path, method.SOURCE, settings)
-    chosen, counts = select(table, method, options, settings)
-    model = models.load_model(base_path, settings.base, settings.device)
-    models.check_layers(model, settings.base)
-    tokenizer = models.load_tokenizer(base_path, settings.base)
-    trainer = build_trainer(settings, method, options, model, tokenizer, dataset_of(table, chosen), scratch)
-    trainer.train()
-    metrics = metrics_of(trainer.state.log_history, settings.training.batch_size / counts["selected"])
-    counts |= {"dropped_over_length": dropped, "epochs": metrics[-1]["epoch"]}
-    write_adapter(cast(PeftModel, trainer.model), output, scratch)
-    write_csv(output / "metrics.csv", metrics)
-    write_json(output / "selection.json", counts)
+    tokenizer = models.load_tokenizer(paths.base, settings.base)
+    table = rows.read(paths.rollouts, method.SOURCE, settings, tokenizer)
+    usable = rows.within_length(table, settings)
+    if "base" in method.NEEDS:
+        usable = rows.with_base(usable, _needed(paths.reference, "--reference", settings))
+    chosen, counts = rows.select(usable, method, options, settings)
+    dataset = rows.dataset_of(usable, chosen, method.FAMILY, options)
 
-
-def read_rows(path: Path, source: str, settings: TrainSettings) -> tuple[pd.DataFrame, int]:
-    """The rollouts' rows of one source within max_length, and how many were longer and dropped.
-
-    Longer rows leave before any selection, so that every method sees the same rows; where the study says
-    `error` the first one raises UserError.
-    """
-    table = pd.read_parquet(path, columns=COLUMNS)
-    table = table[table["source"] == source]
-    lengths = lengths_of(table)
-    limit = settings.training.max_length
-    over = lengths > limit
-    if over.any() and settings.training.over_length == "error":
-        raise UserError(
-            f"run {settings.run!r}: {over.sum()} of {len(table)} {source} rows have more tokens than "
-            f"training.max_length {limit}, the longest {lengths.max()} (problem "
-            f"{table['problem_id'].iloc[lengths.argmax()]!r}): raise max_length, or set over_length: drop"
-        )
-    return table[~over].reset_index(drop=True), int(over.sum())
-
-
-def select(
-    table: pd.DataFrame, method: ModuleType, options: MethodOptions, settings: TrainSettings
-) -> tuple[Selection | Pairs, dict[str, Any]]:
-    """What the method trains on, and the counts. Raises UserError with them if that is nothing."""
-    rewards = table["reward"].to_numpy(np.float64)
-    problems = table["problem_id"].to_numpy(np.str_)
-    counts = selection.counts(rewards, problems)
-    chosen: Selection | Pairs = method.select(Rows(rewards, problems), options)
-    unit, n = ("pairs", len(chosen.chosen)) if isinstance(chosen, Pairs) else ("rows", len(chosen.indices))
-    if not n:
-        found = ", ".join(f"{value} {key.replace('_', ' ')}" for key, value in counts.items())
-        raise UserError(
-            f"run {settings.run!r}: method {settings.method} finds no {unit} to train on; "
-            f"source {method.SOURCE!r} has {found}"
-        )
-    return chosen, {**counts, "unit": unit, "selected": n}
-
-
-def dataset_of(table: pd.DataFrame, chosen: Selection | Pairs) -> Dataset:
-    """The selected token ids as TRL's trainers read them, exactly as they were sampled."""
-    prompts, completions = table["prompt_token_ids"], table["token_ids"]
-    lengths = lengths_of(table).to_numpy()
-    if isinstance(chosen, Pairs):
-        return Dataset.from_dict(
-            {
-                "prompt_ids": [prompts[i] for i in chosen.chosen],
-                "chosen_ids": [completions[i] for i in chosen.chosen],
-                "rejected_ids": [completions[i] for i in chosen.rejected],
-                "length": np.maximum(lengths[chosen.chosen], lengths[chosen.rejected]),
-            }
-        )
-    unlearnt = prompts.map(lambda ids: np.full_like(ids, IGNORED))
-    return Dataset.from_dict(
-        {
-            "input_ids": [np.concatenate([prompts[i], completions[i]]) for i in chosen.indices],
-            "labels": [np.concatenate([unlearnt[i], completions[i]]) for i in chosen.indices],
-            "length": lengths[chosen.indices],
-            **chosen.columns,
-        }
+    trainer = build_trainer(settings, method, options, tokenizer, dataset, paths, execution)
+    counts |= {
+        "dropped_over_length": len(table) - len(usable),
+        "epochs": 0.0,
+    }
+    identity = checkpoints.identity(
+        settings.model_dump(mode="json"), paths.rollouts, paths.base, settings.method, execution.processes
     )
-
-
-def lengths_of(table: pd.DataFrame) -> pd.Series:
-    """Each row's tokens, prompt and completion together."""
-    return table["prompt_token_ids"].map(len) + table["token_ids"].map(len)
+    trainer.on_checkpoint = checkpoints.marker(identity)
+    resumed = checkpoints.latest(paths.scratch, identity)
+    watch = _watch(trainer, settings, paths, execution)
+    try:
+        trainer.train(resume_from_checkpoint=str(resumed) if resumed else None)
+        counts |= _ending(trainer, settings, watch)
+    except UserError:
+        # what cannot be trained cannot be continued; the correction is another training
+        if trainer.is_world_process_zero():
+            shutil.rmtree(paths.scratch, ignore_errors=True)
+        raise
+    if not trainer.is_world_process_zero():
+        return
+    counts["epochs"] = counts["steps_done"] * trainer.rows_a_step() / counts["selected"]
+    _write_model(trainer, paths)
+    write_metrics(paths.output / "metrics.parquet", trainer.state.log_history, counts)
+    write_json(paths.output / "selection.json", counts)
+    shutil.rmtree(paths.scratch, ignore_errors=True)
 
 
 def build_trainer(
     settings: TrainSettings,
     method: ModuleType,
     options: MethodOptions,
-    model: PreTrainedModel,
     tokenizer: PreTrainedTokenizerBase,
     dataset: Dataset,
-    scratch: Path,
-) -> WeightedTrainer | PreferenceTrainer:
-    """The method's trainer, LoRA in place with its initial A."""
-    trainer: WeightedTrainer | PreferenceTrainer
+    paths: Paths,
+    execution: Execution,
+) -> AnyTrainer:
+    """The family's trainer on the base, LoRA in place with its initial A."""
+    whole = settings.training.adapter == "none"
+    # all weights are trained: a step of bfloat16 would lose most of what the optimiser adds to them
+    dtype = settings.base.model_copy(update={"dtype": "float32"}) if whole else settings.base
+    model = models.load_model(paths.base, dtype, settings.device)
+    models.check_layers(model, settings.base)
+    given = arguments(settings, paths, execution)
     shared = {
         "name": settings.run,
         "schedule_steps": settings.training.steps,
+        "on_checkpoint": None,
         "model": model,
         "processing_class": tokenizer,
         "train_dataset": dataset,
-        "peft_config": lora_config(settings.training.lora, settings.base.revision),
+        "peft_config": None if whole else lora.config(settings.training.lora, settings.base),
     }
-    if method.FAMILY == "preference":
-        # TRL turns dropout off for DPO alone; here lora.dropout means the same in every run.
-        own = {**method.trainer_arguments(options), "disable_dropout": False}
-        trainer = PreferenceTrainer(args=DPOConfig(**arguments(settings, scratch), **own), **shared)
-    else:
-        trainer = WeightedTrainer(
-            row_loss=lambda log_probs, mask, columns: method.loss(log_probs, mask, columns, options),
-            columns=tuple(n for n in dataset.column_names if n not in ("input_ids", "labels", "length")),
-            reduction=settings.training.reduction,
-            args=SFTConfig(**arguments(settings, scratch)),
-            **shared,
-        )
-    initialise_lora(cast(PeftModel, trainer.model), settings.training.lora.init_seed)
+    trainer = _of_family(method, options, settings, dataset, given, shared)
+    if not whole:
+        lora.check(trainer.model, settings)
+        lora.initialise(trainer.model, settings.training.lora.init_seed)
     return trainer
 
 
-def arguments(settings: TrainSettings, scratch: Path) -> dict[str, Any]:
+def _of_family(
+    method: ModuleType,
+    options: MethodOptions,
+    settings: TrainSettings,
+    dataset: Dataset,
+    given: dict[str, Any],
+    shared: dict[str, Any],
+) -> AnyTrainer:
+    if method.FAMILY in ("preference", "unpaired"):
+        # TRL turns dropout off for these alone; here lora.dropout means the same in every run
+        own = {**method.trainer_arguments(options), "disable_dropout": False, "precompute_ref_log_probs": True}
+        if method.FAMILY == "preference":
+            return PreferenceTrainer(args=DPOConfig(**given, **own), **shared)
+        return UnpairedTrainer(args=KTOConfig(**given, **own), **shared)
+    first = dataset[0]
+    beside = [name for name in dataset.column_names if name not in ("input_ids", "labels", "length", "reward")]
+    ragged = tuple(name for name in beside if isinstance(first[name], list))
+    paired = method.FAMILY == "pairwise"
+    return LikelihoodTrainer(
+        row_loss=lambda log_probs, mask, columns: method.loss(log_probs, mask, columns, options),
+        columns=() if paired else tuple(name for name in beside if name not in ragged),
+        token_columns=() if paired else ragged,
+        paired=paired,
+        reduction=settings.training.reduction,
+        args=SFTConfig(**given),
+        **shared,
+    )
+
+
+def arguments(settings: TrainSettings, paths: Paths, execution: Execution) -> dict[str, Any]:
     """The study's training settings in the words of transformers.TrainingArguments; TRL's defaults undone."""
     training = settings.training
+    every = execution.checkpoint_every
     return {
-        "output_dir": str(scratch),
+        "output_dir": str(paths.scratch),
+        "run_name": settings.run,
         "max_steps": training.report_step or training.steps,
         "learning_rate": training.learning_rate,
         "lr_scheduler_type": training.schedule,
@@ -169,74 +190,116 @@ def arguments(settings: TrainSettings, scratch: Path) -> dict[str, Any]:
         "weight_decay": training.weight_decay,
         "max_grad_norm": training.max_grad_norm,
         "per_device_train_batch_size": training.micro_batch_size,
-        "gradient_accumulation_steps": training.batch_size // training.micro_batch_size,
+        "gradient_accumulation_steps": training.batch_size // (training.micro_batch_size * execution.processes),
         "gradient_checkpointing": training.gradient_checkpointing,
         "bf16": settings.base.dtype == "bfloat16",
         "seed": training.seed,
         "use_cpu": settings.device == "cpu",
         "dataloader_pin_memory": settings.device == "cuda",
-        "max_length": None,  # nothing is truncated: read_rows has seen to the length
+        "max_length": None,  # nothing is truncated: rows.within_length has seen to the length
         "remove_unused_columns": False,  # a method's columns belong to the batch
         "include_num_input_tokens_seen": "non_padding",
         "logging_steps": 1,
         "logging_nan_inf_filter": False,  # it would log the mean of earlier losses in place of a NaN
-        "report_to": "none",
-        "save_strategy": "no",
+        "report_to": list(execution.report_to) or "none",
+        "save_strategy": "steps" if every else "no",
+        "save_steps": max(every, 1),
+        "save_total_limit": 2,  # while one is being written, the one before it is whole
+        "ddp_find_unused_parameters": False,
     }
 
 
-def lora_config(lora: Lora, revision: str | None) -> LoraConfig:
-    return LoraConfig(
-        task_type="CAUSAL_LM",
-        r=lora.rank,
-        lora_alpha=lora.alpha,  # type: ignore[arg-type]
-        lora_dropout=lora.dropout,
-        target_modules=lora.target_modules,
-        revision=revision,
-    )
-
-
-@torch.no_grad()
-def initialise_lora(model: PeftModel, seed: int) -> None:
-    """Draw each A anew from a generator of `seed` and the module's name alone; B stays 0.
-
-    In float32 on the CPU, from PEFT's own distribution (kaiming_uniform with a = sqrt 5): so A depends on no
-    device, dtype, method, or order of modules.
-    """
-    for name, module in model.get_base_model().named_modules():
-        if not hasattr(module, "lora_A"):
-            continue
-        digest = hashlib.sha256(f"{seed}:{name}".encode()).digest()
-        generator = torch.Generator().manual_seed(int.from_bytes(digest[:8], "big"))
-        weight = module.lora_A["default"].weight
-        initial = torch.empty(weight.shape, dtype=torch.float32)
-        torch.nn.init.kaiming_uniform_(initial, a=math.sqrt(5), generator=generator)
-        weight.copy_(initial)
-
-
-def metrics_of(history: list[dict[str, float]], epochs_a_step: float) -> list[dict[str, float]]:
-    """A row a step: loss, learning rate, gradient norm before clipping, tokens so far with prompts, epoch."""
-    return [
-        {
-            "step": logs["step"],
-            "loss": logs["loss"],
-            "learning_rate": logs["learning_rate"],
-            "grad_norm": logs["grad_norm"],
-            "tokens": logs["num_input_tokens_seen"],
-            "epoch": logs["step"] * epochs_a_step,
-        }
+def write_metrics(path: Path, history: list[dict[str, float]], counts: dict[str, Any]) -> None:
+    """Writes one row a step and metric: step, metric, value. Names and units are in docs/tables.md."""
+    lines = sorted(
+        (logs["step"], RENAMED.get(name, name), value)
         for logs in history
         if "loss" in logs
-    ]
+        for name, value in {**logs, "epoch": logs["step"] * counts["epochs"] / counts["steps_done"]}.items()
+        if RENAMED.get(name, name) in KEPT or name == "epoch"
+    )
+    table = pd.DataFrame(lines, columns=["step", "metric", "value"])
+    with whole_file(path) as aside:
+        table.astype({"step": "int32", "metric": "str", "value": "float64"}).to_parquet(aside, index=False)
 
 
-def write_adapter(model: PeftModel, output: Path, scratch: Path) -> None:
-    """PEFT's two files, each in `output` once it is whole."""
-    with tempfile.TemporaryDirectory(dir=scratch) as folder:
-        model.save_pretrained(folder, save_embedding_layers=False)  # "auto" asks the hub about the base
-        weights, config = (Path(folder) / name for name in ADAPTER_FILES)
-        with whole_file(output / weights.name) as aside:
-            shutil.copyfile(weights, aside)
-        content = json.loads(config.read_text(encoding="utf-8"))
-        content["target_modules"].sort()  # PEFT keeps a set: its order changes from process to process
-        write_json(output / config.name, content)
+def _watch(trainer: AnyTrainer, settings: TrainSettings, paths: Paths, execution: Execution) -> NormWatch | None:
+    """Adds what is followed step by step; gives the watch on the norm, which only an adapter has."""
+    watch = None
+    match = settings.training.match_norm
+    if settings.training.adapter == "lora":
+        target = target_norm(_needed(paths.match, "--match", settings), settings) if match else None
+        watch = NormWatch(trainer, target, stops=bool(match and match.how == "stop"))
+        trainer.add_callback(watch)
+    if settings.training.kl_every:
+        held_out = _needed(paths.held_out, "--held-out", settings)
+        trainer.add_callback(KlWatch(trainer, held_out, settings.training.kl_every, execution.batch_size))
+    return watch
+
+
+def target_norm(folder: Path, settings: TrainSettings) -> float:
+    """The Frobenius norm of another run's delta, over the modules that the runs share."""
+    modules = settings.training.lora.targets(settings.base)
+    norms = [factored.norm(factored.thin_svd(adapters.read_factors(folder, module))) for module in modules]
+    return math.sqrt(sum(norm**2 for norm in norms))
+
+
+def _ending(trainer: AnyTrainer, settings: TrainSettings, watch: NormWatch | None) -> dict[str, Any]:
+    """How the training ended, its delta scaled where the study says so."""
+    training = settings.training
+    done = trainer.state.global_step
+    planned = training.report_step or training.steps
+    ending: dict[str, Any] = {
+        "steps_done": done,
+        "stopped": "norm" if watch and watch.reached else "report_step" if training.report_step else "steps",
+        "delta_norm": None,
+        "matched_norm": watch.target if watch else None,
+        "scale": 1.0,
+    }
+    if watch is None:
+        return ending
+    model = trainer.accelerator.unwrap_model(trainer.model)
+    norm = lora.delta_norm(model)
+    if training.match_norm and training.match_norm.how == "stop" and not watch.reached:
+        raise UserError(
+            f"run {settings.run!r}: after {planned} steps its delta's norm is {norm:.4g}, less than the "
+            f"{watch.target:.4g} of run {training.match_norm.run!r}: raise its steps or its learning_rate, or set "
+            "how: scale"
+        )
+    if training.match_norm and training.match_norm.how == "scale":
+        assert watch.target is not None
+        if not norm:
+            raise UserError(f"run {settings.run!r}: its delta is 0, which no factor makes as long as another")
+        ending["scale"] = watch.target / norm
+        lora.scale(model, ending["scale"])
+    return {**ending, "delta_norm": lora.delta_norm(model)}
+
+
+def _write_model(trainer: AnyTrainer, paths: Paths) -> None:
+    """PEFT's two files, or transformers' three, each in its place once it is whole."""
+    model = trainer.accelerator.unwrap_model(trainer.model)
+    paths.scratch.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(dir=paths.scratch) as name:
+        folder = Path(name)
+        if isinstance(model, PreTrainedModel):
+            model.save_pretrained(folder, max_shard_size="1000GB")
+            files: tuple[str, ...] = CHECKPOINT_FILES
+        else:
+            model.save_pretrained(folder, save_embedding_layers=False)  # "auto" asks the hub about the base
+            files = lora.FILES
+            lora.sort_targets(folder)
+        for file in files:
+            with whole_file(paths.output / file) as aside:
+                shutil.copyfile(folder / file, aside)
+
+
+def _needed(path: Path | None, option: str, settings: TrainSettings) -> Path:
+    if path is None:
+        raise UserError(f"run {settings.run!r}: its settings need {option}")
+    return path
+
+
+def _check_reporters(execution: Execution) -> None:
+    for name in execution.report_to:
+        if find_spec(name) is None:
+            raise UserError(f"execution.report_to: {name} is not installed: install it, or remove it from the list")

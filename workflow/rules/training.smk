@@ -1,33 +1,138 @@
-rule train:
-    """One run: a LoRA adapter on the shared rollouts, by its method, from the same base and the same initial A."""
+import re
+
+from deltageom.methods import interface as methods
+
+WHOLE_RUNS = [run for run in RUNS if STUDY.runs[run].training.adapter == "none"]
+
+
+def any_of(runs):
+    """A wildcard's pattern that these runs alone match."""
+    return "|".join(re.escape(run) for run in runs) or "(?!)"
+
+
+def method_needs(run, what):
+    return what in methods.load(STUDY.runs[run].method).NEEDS
+
+
+def train_inputs(wildcards):
+    """What only some runs read: the base's log-probs, its held-out samples, the run whose norm is matched."""
+    training = STUDY.runs[wildcards.run].training
+    files = {}
+    if method_needs(wildcards.run, "base"):
+        files["reference"] = f"{RESULTS}/reference/log_probs.parquet"
+    if training.kl_every:
+        files["held_out"] = f"{RESULTS}/reference/held_out.parquet"
+    if training.match_norm:
+        files["match"] = adapter(training.match_norm.run)
+    return files
+
+
+def train_arguments(wildcards, input):
+    arguments = []
+    if "reference" in input.keys():
+        arguments += ["--reference", input.reference]
+    if "held_out" in input.keys():
+        arguments += ["--held-out", input.held_out]
+    if "match" in input.keys():
+        arguments += ["--match", folder(input.match)]
+    return arguments
+
+
+rule reference:
+    """The base's log-probs of the rollouts, and its samples on held-out prompts: once, for every run that needs them."""
     input:
+        base=model_files("base"),
+        rollouts=f"{RESULTS}/rollouts/rollouts.parquet",
+        problems=(
+            f"{RESULTS}/problems/{STUDY.reference.benchmark}.jsonl"
+            if STUDY.reference.benchmark
+            else []
+        ),
+        code=code("reference", "engines.transformers"),
+    output:
+        log_probs=f"{RESULTS}/reference/log_probs.parquet",
+        held_out=f"{RESULTS}/reference/held_out.parquet",
+        provenance=f"{RESULTS}/provenance/reference.json",
+    log:
+        f"{RESULTS}/logs/reference.log",
+    benchmark:
+        f"{RESULTS}/benchmarks/reference.tsv"
+    conda:
+        ENVIRONMENT
+    threads: 2
+    resources:
+        gpu=GPUS,
+        mem_mb=3000 if not GPUS else 64000,
+        runtime=60 if not GPUS else 720,
+    params:
+        settings=lambda _: settings(
+            reference=STUDY.reference,
+            prompt=STUDY.prompt,
+            base=STUDY.base,
+            device=STUDY.device,
+        ),
+        base=lambda _: model_path("base"),
+        problems=lambda _, input: (
+            ["--problems", input.problems] if input.problems else []
+        ),
+        folder=lambda _, output: folder(output.log_probs),
+    shell:
+        "deltageom reference --settings {params.settings:q} --base {params.base:q} --rollouts {input.rollouts:q}"
+        " {params.problems:q} --output {params.folder:q}"
+        " --provenance {output.provenance:q} --log {log:q}"
+
+
+rule train:
+    input:
+        unpack(train_inputs),
         base=model_files("base"),
         rollouts=f"{RESULTS}/rollouts/rollouts.parquet",
         code=lambda w: code("train", f"methods.{STUDY.runs[w.run].method}"),
     output:
-        adapter=expand(f"{RESULTS}/runs/{{{{run}}}}/{{file}}", file=ADAPTER_FILES),
-        metrics=f"{RESULTS}/runs/{{run}}/metrics.csv",
+        model=expand(f"{RESULTS}/runs/{{{{run}}}}/{{file}}", file=ADAPTER_FILES),
+        metrics=f"{RESULTS}/runs/{{run}}/metrics.parquet",
         selection=f"{RESULTS}/runs/{{run}}/selection.json",
         provenance=f"{RESULTS}/provenance/train/{{run}}.json",
     log:
         f"{RESULTS}/logs/train/{{run}}.log",
     benchmark:
         f"{RESULTS}/benchmarks/train/{{run}}.tsv"
+    """One run by its method on the shared rollouts: a LoRA adapter, from the same base and the same initial A."""
+    wildcard_constraints:
+        run=any_of(run for run in RUNS if run not in WHOLE_RUNS),
     conda:
         ENVIRONMENT
-    threads: 1
+    threads: 1 if GPUS else STUDY.execution.processes
     resources:
-        gpu=GPUS,
-        mem_mb=3000 if not GPUS else 64000,
+        gpu=GPUS * STUDY.execution.processes,
+        mem_mb=3000 * STUDY.execution.processes if not GPUS else 64000,
         runtime=60 if not GPUS else 1440,
+        # resources, not params, for how a run is trained: a change of these is no reason to train it again
+        processes=STUDY.execution.processes,
+        checkpoint_every=STUDY.execution.checkpoint_every or 0,
+        report_to=",".join(STUDY.execution.report_to) or "none",
     params:
         settings=lambda w: settings(
             STUDY.runs[w.run], run=w.run, base=STUDY.base, device=STUDY.device
         ),
         base=lambda _: model_path("base"),
-        folder=lambda _, output: folder(output.adapter),
+        others=train_arguments,
+        folder=lambda _, output: folder(output.model),
         scratch=lambda w: f"{RESULTS}/scratch/{w.run}",
     shell:
         "deltageom train --settings {params.settings:q} --base {params.base:q} --rollouts {input.rollouts:q}"
-        " --output {params.folder:q} --scratch {params.scratch:q}"
-        " --provenance {output.provenance:q} --log {log:q}"
+        " {params.others:q} --output {params.folder:q} --scratch {params.scratch:q}"
+        " --processes {resources.processes} --checkpoint-every {resources.checkpoint_every}"
+        " --report-to {resources.report_to:q} --provenance {output.provenance:q} --log {log:q}"
+
+
+if WHOLE_RUNS:
+
+    use rule train as train_whole with:
+        output:
+            model=expand(f"{RESULTS}/runs/{{{{run}}}}/{{file}}", file=CHECKPOINT_FILES),
+            metrics=f"{RESULTS}/runs/{{run}}/metrics.parquet",
+            selection=f"{RESULTS}/runs/{{run}}/selection.json",
+            provenance=f"{RESULTS}/provenance/train/{{run}}.json",
+        wildcard_constraints:
+            run=any_of(WHOLE_RUNS),

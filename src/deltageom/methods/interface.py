@@ -27,11 +27,12 @@ import importlib
 import pkgutil
 from dataclasses import dataclass, field
 from types import ModuleType
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 from pydantic import BaseModel, ConfigDict
 
 import deltageom.methods as package
+from deltageom.schema import Count, Seed
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -45,6 +46,14 @@ class MethodOptions(BaseModel):
     """Options of a method, as a run may set them; strict, unknown keys forbidden."""
 
     model_config = ConfigDict(extra="forbid", strict=True, frozen=True, populate_by_name=True, allow_inf_nan=False)
+
+
+class PairOptions(MethodOptions):
+    """Which pairs of a correct and a wrong rollout of one problem: see `selection.preference_pairs`."""
+
+    pairs: Literal["random", "longest", "shortest", "closest"]
+    max_pairs: Count | None
+    pair_seed: Seed
 
 
 @dataclass(frozen=True)
@@ -73,12 +82,14 @@ class Selection:
     """Indices into the rows (n,), and what the loss reads beside the log-probs.
 
     columns: one float a row, (n,), which the loss gets as (B,). token_columns: one array (length,) a row, a number a
-    completion token, which the loss gets as (B, T), aligned with `log_probs` and 0 where `mask` is.
+    completion token, which the loss gets as (B, T), aligned with `log_probs` and 0 where `mask` is. duplicates: how
+    many rows de-duplication removed.
     """
 
     indices: Indices
     columns: dict[str, Floats] = field(default_factory=dict)
     token_columns: dict[str, Sequence[Floats]] = field(default_factory=dict)
+    duplicates: int = 0
 
 
 @dataclass(frozen=True)
@@ -94,6 +105,15 @@ def all_rows(rows: Rows, **columns: Floats) -> Selection:
     import numpy as np
 
     return Selection(np.arange(len(rows.rewards)), columns)
+
+
+def select_pairs(rows: Rows, options: PairOptions) -> Pairs:
+    from deltageom import selection
+
+    chosen = selection.preference_pairs(
+        rows.rewards, rows.problems, rows.lengths, options.pairs, options.max_pairs, options.pair_seed
+    )
+    return Pairs(*chosen)
 
 
 def names() -> list[str]:

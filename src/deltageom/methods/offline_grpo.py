@@ -1,7 +1,6 @@
 """Offline GRPO in the form of 2606.23740, all rollouts, by problem. sum_i A_i l_i, l_i = -log pi(y_i | x_i).
 
-A_i = r_i - mean of r over the problem's rollouts + bias: no standard deviation, no KL, no probability weight,
-no clip.
+A_i = r_i - mean of r over the problem's rollouts + bias: no standard deviation, no KL, no probability weight, no clip.
 """
 
 from __future__ import annotations
@@ -25,7 +24,7 @@ class Options(MethodOptions):
 def select(rows: Rows, options: Options) -> Selection:
     from deltageom import selection
 
-    return all_rows(rows, advantages=selection.group_advantages(rows.rewards, rows.problems, options.bias))
+    return all_rows(rows, advantages=selection.advantages(rows.rewards, rows.group_means, options.bias))
 
 
 def loss(log_probs: Tensor, mask: Tensor, columns: dict[str, Tensor], _options: Options) -> Tensor:

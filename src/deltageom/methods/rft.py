@@ -1,5 +1,7 @@
-"""RFT: rejection-sampling fine-tuning (2308.01825), SFT on the correct rollouts. sum_i r_i l_i, r_i in {0,
-1}."""
+"""RFT: rejection-sampling fine-tuning (2308.01825), SFT on the correct rollouts. sum_i r_i l_i, r_i in {0, 1}.
+
+With `deduplicate` equal completions of one problem count once: the source keeps distinct reasoning paths.
+"""
 
 from __future__ import annotations
 
@@ -16,13 +18,17 @@ NEEDS = ()
 
 
 class Options(MethodOptions):
-    """RFT has no options."""
+    deduplicate: bool
 
 
-def select(rows: Rows, _options: Options) -> Selection:
+def select(rows: Rows, options: Options) -> Selection:
     from deltageom import selection
 
-    return Selection(selection.correct(rows.rewards))
+    right = selection.correct(rows.rewards)
+    if not options.deduplicate:
+        return Selection(right)
+    kept = right[selection.first_of_equals(rows.problems[right], [rows.token_ids[row] for row in right])]
+    return Selection(kept, duplicates=len(right) - len(kept))
 
 
 def loss(log_probs: Tensor, mask: Tensor, _columns: dict[str, Tensor], _options: Options) -> Tensor:

@@ -1,0 +1,38 @@
+"""Log-probs of given completions under a model, token by token, without the logits of a whole batch being kept."""
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+from tqdm import tqdm
+
+from deltageom.batches import IGNORED, RowCollator
+from deltageom.models import Model
+
+Ids = Sequence[int]
+
+
+@torch.no_grad()  # not inference_mode: autocast would keep its tensors for the training that goes on
+def token_log_probs(
+    model: Model, prompts: Sequence[Ids], completions: Sequence[Ids], batch_size: int, progress: bool = False
+) -> list[Tensor]:
+    """log pi(y_t | x, y_<t) of each completion's tokens, float64 on the CPU, in the order given.
+
+    The model has TRL's fused head (`trl.trainer.utils.add_fused_lm_head`).
+    """
+    examples = [
+        {"input_ids": [*prompt, *completion], "labels": [IGNORED] * len(prompt) + list(completion)}
+        for prompt, completion in zip(prompts, completions, strict=True)
+    ]
+    order = sorted(range(len(examples)), key=lambda i: -len(examples[i]["input_ids"]))
+    collate = RowCollator(pad_token_id=0)
+    found: dict[int, Tensor] = {}
+    with tqdm(total=len(order), unit="row", mininterval=5, disable=not progress) as bar:
+        for start in range(0, len(order), batch_size):
+            rows = order[start : start + batch_size]
+            batch = {key: value.to(model.device) for key, value in collate([examples[i] for i in rows]).items()}
+            outputs = model(**batch, fused_lm_head=True)
+            log_probs, mask = outputs.log_probs.double().cpu(), outputs.label_mask.cpu()
+            found |= {row: log_probs[k][mask[k]] for k, row in enumerate(rows)}
+            bar.update(len(rows))
+    return [found[i] for i in range(len(examples))]
