@@ -61,7 +61,11 @@ def test_run_overrides_training_and_options_only_for_itself(root: Path) -> None:
     study = load_study(
         write(root, "extends: toy\nruns: {rift: {method: rift, reward_wrong: -0.5, lora: {rank: 6}}}\n"), root
     )
-    assert study.runs["rift"].options == {"reward_correct": 1.0, "reward_wrong": -0.5}
+    assert study.runs["rift"].options == {
+        "reward_correct": 1.0,
+        "reward_wrong": -0.5,
+        "probability": "sequence",
+    }
     assert study.runs["rift"].training.lora.rank == 6
     assert study.runs["sft"].training.lora.rank == 8
 

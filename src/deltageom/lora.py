@@ -10,7 +10,6 @@ from typing import Any
 import torch
 from peft import LoraConfig
 from peft.tuners.lora import LoraLayer
-from torch import Tensor
 
 from deltageom import schema
 from deltageom.errors import UserError
@@ -67,7 +66,7 @@ def initialise(model: Model, seed: int) -> None:
             continue
         digest = hashlib.sha256(f"{seed}:{name}".encode()).digest()
         generator = torch.Generator().manual_seed(int.from_bytes(digest[:8], "big"))
-        weight: Tensor = module.lora_A["default"].weight  # type: ignore[index]
+        weight: Any = module.lora_A["default"].weight
         initial = torch.empty(weight.shape, dtype=torch.float32)
         torch.nn.init.kaiming_uniform_(initial, a=math.sqrt(5), generator=generator)
         weight.copy_(initial)

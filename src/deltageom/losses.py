@@ -46,6 +46,7 @@ def rift(
         sequence           pi(y), the source's formula: of a long completion it underflows to 0 and so does its gradient
         length_normalised  pi(y)^(1 / |y|), the geometric mean of the tokens' probabilities
         token              sum_t pi(y_t)
+    The first two are one number a row, which the reductions `token` and `length` make small against a sum over tokens.
     """
     completion = _completion(log_probs, mask)
     log_prob = completion.sum(-1)

@@ -142,7 +142,10 @@ def _pairs(table: pd.DataFrame, chosen: Pairs) -> Dataset:
 
 def _unpaired(table: pd.DataFrame, chosen: Selection, options: MethodOptions) -> Dataset:
     rows = table.iloc[chosen.indices].reset_index(drop=True)
-    other = selection.mismatched(rows["problem_id"].to_numpy(np.str_), options.kl_seed)  # type: ignore[attr-defined]
+    problems = rows["problem_id"].to_numpy(np.str_)
+    # kto alone has a KL term
+    wanted = options.loss_type == "kto"  # type: ignore[attr-defined]
+    other = selection.mismatched(problems, options.kl_seed) if wanted else range(len(rows))  # type: ignore[attr-defined]
     return Dataset.from_dict(
         {
             "prompt_ids": list(rows["prompt_token_ids"]),

@@ -13,9 +13,11 @@ from typing import Any
 import yaml
 from pydantic import BaseModel, ValidationError
 
+from deltageom import grid
 from deltageom.errors import UserError
 from deltageom.methods import interface as methods
-from deltageom.schema import NAME, Study, Training
+from deltageom.resolved import Study
+from deltageom.schema import NAME, Training
 
 Tree = dict[str, Any]
 
@@ -137,13 +139,18 @@ def _resolve(name: Any, layers: list[Layer]) -> Study:
     tree["problems"] = merge(dataset, tree["problems"])
     benchmarks = {key: value for key, value in tree["benchmarks"].items() if value is not None}
     tree["benchmarks"] = {key: merge(dataset, value) for key, value in benchmarks.items()}
+    expanded = grid.expand(tree.pop("grid"), tree["runs"])
+    entries = {run: entry for run, (entry, _) in expanded.items()}
     runs = {key: value for key, value in tree["runs"].items() if value is not None}
+    runs |= {run: given for run, (_, given) in expanded.items()}
     problems = [
         f"methods.{key}: unknown method; known: {', '.join(methods.names())}{_near(key, methods.names())}"
         for key in option_defaults
         if key not in methods.names()
     ]
-    resolved = {key: _run(key, value, training, option_defaults, problems) for key, value in runs.items()}
+    resolved = {
+        key: _run(_place(key, entries), value, training, option_defaults, problems) for key, value in runs.items()
+    }
     problems += _errors(Training, training, "training", layers)
     if problems:
         raise UserError("\n".join(dict.fromkeys(problems)))
@@ -161,7 +168,7 @@ def _resolve(name: Any, layers: list[Layer]) -> Study:
     try:
         return Study.model_validate(tree)
     except ValidationError as error:
-        raise UserError("\n".join(_explain(error, Study, "", layers))) from None
+        raise UserError("\n".join(dict.fromkeys(_explain(error, Study, "", layers, entries)))) from None
 
 
 def _check_sections(layer: Layer, defaults: Tree) -> None:
@@ -170,17 +177,20 @@ def _check_sections(layer: Layer, defaults: Tree) -> None:
             raise UserError(f"{layer.origin}: {key}: is a section of keys and values; got {value!r}")
 
 
-def _run(name: str, given: Any, training: Tree, option_defaults: Tree, problems: list[str]) -> Any:
+def _place(run: str, entries: Mapping[str, str]) -> str:
+    """Where a run stands in the study: `runs.NAME`, or its entry of the grid."""
+    return f"grid.{entries[run]}" if run in entries else f"runs.{run}"
+
+
+def _run(place: str, given: Any, training: Tree, option_defaults: Tree, problems: list[str]) -> Any:
     """A run's settings: its keys that the method names are options, the others override `training`."""
     if not isinstance(given, dict) or not isinstance(given.get("method"), str):
-        problems.append(f"runs.{name}: write the run as {{method: NAME, ...}}")
+        problems.append(f"{place}: write the run as {{method: NAME, ...}}")
         return given
     method = given["method"]
     if method not in methods.names():
         known = methods.names()
-        problems.append(
-            f"runs.{name}.method: unknown method {method!r}; known: {', '.join(known)}{_near(method, known)}"
-        )
+        problems.append(f"{place}.method: unknown method {method!r}; known: {', '.join(known)}{_near(method, known)}")
         return given
     options_model = methods.load(method).Options
     fields = {field.alias or key for key, field in options_model.model_fields.items()}
@@ -196,13 +206,13 @@ def _run(name: str, given: Any, training: Tree, option_defaults: Tree, problems:
         else:
             known = sorted({*fields, *training})
             problems.append(
-                f"runs.{name}.{key}: unknown key; a run takes method, any key of `training`"
+                f"{place}.{key}: unknown key; a run takes method, any key of `training`"
                 f"{_options_hint(method, fields)}{_near(key, known)}"
             )
     try:
         options_model.model_validate(options)
     except ValidationError as error:
-        problems += [f"runs.{name}.{e['loc'][0]}: {_message(e)}" for e in error.errors()]
+        problems += [f"{'.'.join(map(str, (place, *e['loc'][:1])))}: {_message(e)}" for e in error.errors()]
     return {"method": method, "options": options, "training": merge(training, overrides)}
 
 
@@ -214,19 +224,27 @@ def _errors(model: type[BaseModel], tree: Any, prefix: str, layers: list[Layer])
     try:
         model.model_validate(tree)
     except ValidationError as error:
-        return _explain(error, model, prefix, layers)
+        return _explain(error, model, prefix, layers, {})
     return []
 
 
-def _explain(error: ValidationError, model: type[BaseModel], prefix: str, layers: list[Layer]) -> list[str]:
+def _explain(
+    error: ValidationError, model: type[BaseModel], prefix: str, layers: list[Layer], entries: Mapping[str, str]
+) -> list[str]:
+    """A line an error; `entries` are the grid's, by the runs that they were expanded to."""
     lines = []
     for detail in error.errors():
         path = [p for p in [prefix, *map(str, detail["loc"])] if p]
         shown = [p for i, p in enumerate(path) if not (path[0] == "runs" and i == 2 and p == "training")]
+        if path[0:1] == ["runs"] and len(path) > 1 and path[1] in entries:
+            shown[:2] = ["grid", entries[path[1]]]
         origin = next((layer.origin for layer in reversed(layers) if _has(layer.tree, shown)), None)
         text = _message(detail)
         if detail["type"] == "extra_forbidden":
-            text += _near(path[-1], _keys_beside(model, [p for p in path if p != prefix]))
+            beside = _keys_beside(model, [p for p in path if p != prefix]) if len(path) > 1 else list(layers[0].tree)
+            text += _near(path[-1], beside)
+        elif named := [run for run in entries if repr(run) in text or f"runs.{run}." in text]:
+            text += f" ({', '.join(f'{run} is a run of grid.{entries[run]}' for run in named)})"
         where = f"{origin}: " if origin else ""
         lines.append(f"{where}{'.'.join(shown)}: {text}" if shown else f"{where}{text}")
     return lines

@@ -227,7 +227,8 @@ class UnpairedTrainer(RunTrainer, KTOTrainer):  # type: ignore[misc]
         model: Any = self.model
         run: Tensor = super()._compute_kl_logps(model, batch)
         with model.disable_adapter():
-            return run - super()._compute_kl_logps(model, batch)
+            base: Tensor = super()._compute_kl_logps(model, batch)
+        return run - base
 
     def _compute_kl_logps(self, model: Any, batch: dict[str, Tensor]) -> Tensor | None:  # noqa: ARG002
         """TRL takes the mean of this less `ref_KL_logps`: each such difference is the global batch's estimate."""

@@ -13,10 +13,10 @@ def run(arguments: argparse.Namespace) -> None:
 
     import yaml
 
-    from deltageom import schema, study
+    from deltageom import resolved, study
 
     if arguments.schema:
-        print(json.dumps(schema.Study.model_json_schema(), indent=2))
+        print(json.dumps(resolved.Study.model_json_schema(), indent=2))
         return
-    resolved = study.load_study({"study": arguments.name} if arguments.name else None)
-    print(yaml.safe_dump(resolved.model_dump(mode="json"), sort_keys=False, allow_unicode=True), end="")
+    loaded = study.load_study({"study": arguments.name} if arguments.name else None)
+    print(yaml.safe_dump(loaded.model_dump(mode="json"), sort_keys=False, allow_unicode=True), end="")

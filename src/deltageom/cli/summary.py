@@ -14,9 +14,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(arguments: argparse.Namespace) -> None:
-    from deltageom import records, schema, summary, tables
+    from deltageom import records, resolved, summary, tables
 
-    study = parse_settings(schema.Study, arguments.settings)
+    study = parse_settings(resolved.Study, arguments.settings)
     frames = tables.read_all(arguments.tables)
     drawn = sorted(path.stem for path in arguments.figures.glob("*.png"))
     records.write_text(arguments.output, summary.summary(study.model_dump(mode="json"), frames, drawn))

@@ -1,0 +1,144 @@
+"""What a study resolves to, and the checks over several of its sections."""
+
+from pathlib import Path
+
+import pytest
+
+from deltageom.schema import Base, Lora
+from deltageom.study import load_study
+from tests.test_study import refusal, root, write
+
+__all__ = ["root"]  # a fixture
+
+Q, K, UP = "self_attn.q_proj", "self_attn.k_proj", "mlp.up_proj"
+
+
+def lora(target_modules: list[str] | str) -> Lora:
+    return Lora(rank=2, alpha=4.0, rslora=False, dropout=0.0, target_modules=target_modules, init_seed=0)
+
+
+def base(layers: int) -> Base:
+    return Base(
+        model="embedded",
+        revision=None,
+        layers=layers,
+        modules=[Q, K, UP],
+        dtype="float32",
+        attention="sdpa",
+        trust_remote_code=False,
+    )
+
+
+def test_listed_targets_are_in_every_layer_by_name() -> None:
+    expected = [f"layers.{layer}.{name}" for layer in range(11) for name in (K, Q)]
+    assert lora([Q, K]).targets(base(11)) == lora([K, Q]).targets(base(11)) == expected
+
+
+@pytest.mark.parametrize(
+    ("pattern", "expected"),
+    [
+        (r".*\.self_attn\..*", [f"layers.{n}.{m}" for n in range(3) for m in (K, Q)]),
+        (r"layers\.[02]\.mlp\.up_proj", [f"layers.0.{UP}", f"layers.2.{UP}"]),
+        (r"layers\.1\..*", [f"layers.1.{UP}", f"layers.1.{K}", f"layers.1.{Q}"]),
+        (r"self_attn\.q_proj", []),  # it must match the name whole: from its start
+        (r"layers\.0\.mlp", []),  # to its end
+        (r"layers\.\d\.mlp\.gate_proj", []),  # none of base.modules
+    ],
+)
+def test_regex_targets_are_what_it_matches_whole(pattern: str, expected: list[str]) -> None:
+    assert lora(pattern).targets(base(3)) == expected
+
+
+def test_modules_are_the_runs_targets(root: Path) -> None:
+    study = load_study(
+        write(root, "extends: toy\ntraining: {lora: {target_modules: 'layers\\.[13]\\.mlp\\.(up|down)_proj'}}\n"), root
+    )
+    assert study.modules() == [f"layers.{n}.mlp.{m}_proj" for n in (1, 3) for m in ("down", "up")]
+    listed = load_study({"study": "toy"}, root)
+    assert len(listed.modules()) == 16
+    assert listed.modules()[:2] == ["layers.0.self_attn.k_proj", "layers.0.self_attn.o_proj"]
+
+
+def test_a_list_and_a_regex_of_the_same_modules_are_the_same(root: Path) -> None:
+    text = "extends: toy\nruns: {x: {method: sft, lora: {target_modules: '.*\\.self_attn\\..*'}}}\n"
+    assert load_study(write(root, text), root).runs["x"].training.lora.target_modules == r".*\.self_attn\..*"
+
+
+ONLY_SFT = (
+    "runs: {rft: null, dft: null, rift: null, rift_linear: null, offline_grpo: null, dpo: null, sft: {method: sft}"
+)
+
+
+@pytest.mark.parametrize(
+    ("text", "says"),
+    [
+        ("rollouts: {samples: 1}", ["run 'offline_grpo': offline_grpo compares", "rollouts.samples is 1"]),
+        (ONLY_SFT + ", pairs: {method: dpo}}\nrollouts: {samples: 1}", ["run 'pairs': dpo compares", "samples is 1"]),
+        ("runs: {k: {method: kto, adapter: none}}", ["run 'k': kto with adapter: none", "KL term", "adapter: lora"]),
+        (
+            "execution: {processes: 2}",
+            ["run 'sft'", "execution.processes 2 times micro_batch_size 16", "batch_size 16"],
+        ),
+        ("execution: {processes: 0}", ["execution.processes", "greater than or equal to 1"]),
+        ("execution: {report_to: [tensorbord]}", ["execution.report_to", "tensorboard"]),
+        (
+            "execution: {processes: 2}\ntraining: {micro_batch_size: 8}\n"
+            "runs: {x: {method: sft, micro_batch_size: 16}}",
+            ["run 'x': execution.processes 2 times micro_batch_size 16 must divide batch_size 16"],
+        ),
+        ("reference: {benchmark: null}", ["reference.benchmark None is none", "run 'sft'", "kl_every: null"]),
+        ("reference: {benchmark: esy}", ["reference.benchmark 'esy' is none of the benchmarks (easy, hard)"]),
+        ("runs: {x: {method: dpo, match_norm: {run: stf, how: stop}}}", ["runs.x.match_norm.run 'stf'", "other runs"]),
+        (
+            "runs: {x: {method: dpo, match_norm: {run: x, how: stop}}}",
+            ["runs.x.match_norm.run 'x' is none of the other"],
+        ),
+        (
+            "runs: {x: {method: dpo, match_norm: {run: y, how: stop}}, "
+            "y: {method: dpo, match_norm: {run: sft, how: scale}}}",
+            ["runs.x.match_norm.run 'y' matches another run itself", "plain LoRA run"],
+        ),
+        (
+            "runs: {x: {method: dpo, match_norm: {run: full, how: stop}}, full: {method: sft, adapter: none}}",
+            ["runs.x.match_norm.run 'full' trains without an adapter"],
+        ),
+        (
+            "runs: {x: {method: sft, adapter: none, match_norm: {run: sft, how: stop}}}",
+            ["runs.x: match_norm needs adapter: lora"],
+        ),
+        (
+            "runs: {x: {method: dpo, match_norm: {run: sft, how: stretch}}}",
+            ["runs.x.match_norm.how", "'stop' or 'scale'"],
+        ),
+        ("training: {lora: {target_modules: '('}}", ["training.lora.target_modules", "no regular expression"]),
+        ("training: {lora: {target_modules: [self_attn.q_prj]}}", ["'self_attn.q_prj'", "none of base.modules"]),
+        ("training: {lora: {target_modules: q_proj}}", ["'q_proj' matches no module", "layers.N.self_attn.q_proj"]),
+        (
+            "training: {lora: {target_modules: 'layers\\.0\\..*|layers\\.1\\.mlp.*'}}",
+            ["selects other modules in one layer than in another"],
+        ),
+        (
+            "runs: {x: {method: sft, lora: {target_modules: 'layers\\.[01]\\.self_attn.*'}}}",
+            ["runs 'sft' and 'x' adapt other modules", "in 16 places", "in 8 places"],
+        ),
+    ],
+)
+def test_sections_that_do_not_fit(root: Path, text: str, says: list[str]) -> None:
+    message = refusal(root, text)
+    for part in says:
+        assert part in message
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        ONLY_SFT + "}\nrollouts: {samples: 1}",
+        "execution: {processes: 2}\ntraining: {micro_batch_size: 8}",
+        "reference: {benchmark: null}\ntraining: {kl_every: null}",
+        "runs: {k: {method: kto}, full: {method: sft, adapter: none}}",
+        "runs: {x: {method: dpo, match_norm: {run: sft, how: stop}}, "
+        "y: {method: dpo, match_norm: {run: sft, how: scale}}}",
+    ],
+)
+def test_sections_that_fit(root: Path, text: str) -> None:
+    load_study(write(root, "extends: toy\n" + text), root)
