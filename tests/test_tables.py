@@ -16,8 +16,10 @@ from deltageom.errors import UserError
 from deltageom.geometry.measures import measure_module
 from deltageom.markdown import cell, escape, markdown
 
-SETTINGS = {"learning_rate": 1e-3, "steps": 64, "report_step": None, "seed": 42}
-LORA = {"init_seed": 7, "rank": 8, "alpha": 16.0}
+SETTINGS = {"adapter": "lora", "learning_rate": 1e-3, "schedule": "cosine", "warmup": 0.25, "steps": 64}
+SETTINGS |= {"report_step": None, "batch_size": 16, "reduction": "token", "weight_decay": 0.01, "max_grad_norm": 1.5}
+SETTINGS |= {"max_length": 256, "match_norm": None, "seed": 42}
+LORA = {"init_seed": 7, "rank": 8, "alpha": 16.0, "rslora": False, "dropout": 0.125}
 
 
 def run(method, **options):
@@ -107,7 +109,7 @@ def test_mcnemar_refuses_other_problems_and_a_problem_twice():
 
 
 def test_global_cosine_is_of_the_stacked_updates_not_a_mean(updates):
-    built = tables.build({}, {}, {}, modules(updates), {}, {})
+    built = tables.build({}, {}, {}, {}, modules(updates), {}, {})
     x, y = stacked(updates, "x"), stacked(updates, "y")
     expected = x @ y / np.linalg.norm(x) / np.linalg.norm(y)
     by_module = built["geometry_module_pairs"].query("a == 'x' and b == 'y'")["cosine"]
@@ -134,7 +136,7 @@ def test_angles_are_the_smallest_and_the_largest_in_degrees():
 
 
 def test_zero_update_is_missing_not_zero(updates):
-    built = tables.build({}, {}, {}, modules(updates), {}, {})
+    built = tables.build({}, {}, {}, {}, modules(updates), {}, {})
     pairs = built["geometry_module_pairs"].query("b == 'zero'")
     assert len(pairs) == 4
     assert pairs[["cosine", "orthogonal_fraction", *tables.ANGLES, *tables.OVERLAPS]].isna().all(axis=None)
@@ -221,6 +223,40 @@ def test_training_holds_the_study_and_the_counts():
     assert table.loc["x", ["seed", "init_seed", "steps", "unit"]].tolist() == [42, 7, 64, "rows"]
     assert table["report_step"].isna().all()
     assert "ids" not in table
+    assert table.loc["x", list(LORA)].to_dict() == LORA
+    assert table.loc["x", list(SETTINGS)].dropna().to_dict() == {k: v for k, v in SETTINGS.items() if v is not None}
+
+
+def test_training_of_a_run_without_adapter_and_of_one_that_matches_a_norm(tmp_path):
+    whole, matched = run("sft"), run("dft")
+    whole["training"] = whole["training"] | {"adapter": "none"}
+    matched["training"] = matched["training"] | {"match_norm": {"run": "x", "how": "scale"}}
+    ends = {
+        "whole": {"steps_done": 64, "stopped": "steps", "delta_norm": None, "matched_norm": None, "scale": 1.0},
+        "matched": {"steps_done": 63, "stopped": "norm", "delta_norm": 2.5, "matched_norm": 3.5, "scale": 4.5},
+    }
+    table = tables.training({"whole": whole, "matched": matched}, ends)
+    tables.write(table, tmp_path, "training")
+    for shown in (table.set_index("run"), tables.read(tmp_path, "training").set_index("run")):
+        assert shown.loc["whole", list(LORA)].isna().all()
+        assert shown.loc["matched", list(LORA)].to_dict() == LORA
+        assert shown.loc["matched", list(ends["matched"])].to_dict() == ends["matched"]
+        assert shown.loc["whole", ["delta_norm", "matched_norm"]].isna().all()
+        assert shown.loc["matched", "match_norm"] == "x, scale"
+        assert pd.isna(shown.loc["whole", "match_norm"])
+
+
+def test_curves_are_each_runs_metrics_in_the_order_of_the_study():
+    one = pd.DataFrame({"step": [1, 1, 2], "metric": ["loss", "grad_norm", "loss"], "value": [0.5, 7.0, math.nan]})
+    runs = {"y": run("sft"), "x": run("dft")}
+    built = tables.build(runs, {}, {"x": one.assign(value=9.0), "y": one}, {}, modules({"layers.0.q": {}}), {}, {})
+    curves = built["training_curves"]
+    assert curves.columns.tolist() == ["run", "step", "metric", "value"]
+    assert curves["run"].tolist() == ["y"] * 3 + ["x"] * 3
+    assert curves["step"].tolist() == [1, 1, 2] * 2
+    assert curves["metric"].tolist() == ["loss", "grad_norm", "loss"] * 2
+    assert curves["value"].isna().tolist() == [False, False, True, False, False, False]
+    assert curves["value"].dropna().tolist() == [0.5, 7.0, 9.0, 9.0, 9.0]
 
 
 @settings(max_examples=25, deadline=None)
@@ -285,10 +321,10 @@ def test_any_text_stays_in_its_cell(text):
 
 def test_study_of_one_run_has_every_table_and_no_pair(updates):
     alone = {name: {"x": deltas["x"]} for name, deltas in updates.items()}
-    built = tables.build({"x": run("sft")}, {}, {("x", "easy"): answers("10")}, modules(alone), {}, {})
+    built = tables.build({"x": run("sft")}, {}, {}, {("x", "easy"): answers("10")}, modules(alone), {}, {})
     empty = {name for name, table in built.items() if table.empty}
     assert empty == {
-        "mcnemar", "geometry_module_pairs", "geometry_layer_pairs", "geometry_global_pairs",
+        "training_curves", "mcnemar", "geometry_module_pairs", "geometry_layer_pairs", "geometry_global_pairs",
         "connectivity", "barriers", "cka",
     }  # fmt: skip
     for name in empty:

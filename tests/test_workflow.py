@@ -6,6 +6,7 @@ import shutil
 from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pandas as pd
 import pytest
@@ -13,7 +14,8 @@ import yaml
 
 from tests.conftest import ROOT, copy_project, snakemake
 
-# The toy at its smallest: every job runs, no number means anything.
+# The toy at its smallest: every job runs, no number means anything. One run's length follows another's, and one trains
+# every weight.
 SMOKE = """
 extends: toy
 embedded: {documents: 2400}
@@ -21,14 +23,26 @@ teacher: {documents: 800}
 problems: {limit: 96}
 benchmarks: {easy: {limit: 16}, hard: {limit: 16}}
 rollouts: {samples: 8, max_tokens: 48}
-training: {steps: 3, batch_size: 8, micro_batch_size: 4}
+reference: {prompts: 4, max_tokens: 16}
+training: {steps: 3, batch_size: 8, micro_batch_size: 4, kl_every: 2}
+runs:
+  dft: null
+  rift_linear: null
+  dpo_as_long: {method: dpo, match_norm: {run: sft, how: scale}}
+  whole: {method: sft, adapter: none, learning_rate: 1.0e-4}
 evaluation: {max_tokens: 32}
 measures:
   connectivity: {problems: 8, points: 3}
   cka: {prompts: 8}
 """
-RUNS = ["dft", "dpo", "offline_grpo", "rft", "rift", "rift_linear", "sft"]
+RUNS = ["dpo", "dpo_as_long", "offline_grpo", "rft", "rift", "sft", "whole"]
 HOLD_ALL_RUNS = {"geometry": 4, "tables": 1, "figures": 1, "summary": 1}
+
+
+def smoke(**runs: dict[str, Any]) -> str:
+    """The smoke study with other runs, or other settings of its own."""
+    tree = yaml.safe_load(SMOKE)
+    return yaml.safe_dump(tree | {"runs": tree["runs"] | runs})
 
 
 def planned(project: Path, *arguments: str) -> Counter[str]:
@@ -71,7 +85,7 @@ def test_results_are_complete(finished: Path) -> None:
         assert len(pd.read_csv(results / "tables" / f"{table}.csv").groupby(["a", "b"])) == 21, table
     assert len(pd.read_csv(results / "tables" / "mcnemar.csv")) == 28 * 2
     figures = {path.name for path in (results / "figures").iterdir()}
-    assert len({Path(name).stem for name in figures}) == 7
+    assert len({Path(name).stem for name in figures}) == 8
     for name in figures:
         assert Path(name).with_suffix(".svg").name in figures
         assert Path(name).with_suffix(".png").name in figures
@@ -86,7 +100,7 @@ def test_runs_start_from_the_same_a_and_read_the_same_rollouts(finished: Path) -
     from safetensors.numpy import load_file
 
     runs = finished / "results" / "smoke" / "runs"
-    first, *others = [load_file(runs / run / "adapter_model.safetensors") for run in RUNS]
+    first, *others = [load_file(runs / run / "adapter_model.safetensors") for run in RUNS if run != "whole"]
     for other in others:
         for name, weight in first.items():
             if "lora_A" in name:
@@ -112,22 +126,58 @@ def test_order_of_keys_reruns_nothing(finished: Path, study: Path) -> None:
 
 
 def test_one_runs_learning_rate_reruns_what_follows_from_that_run(finished: Path, study: Path) -> None:
-    study.write_text(SMOKE + "runs: {rift: {learning_rate: 1.0e-3}}\n")
+    study.write_text(smoke(rift={"learning_rate": 1.0e-3}))
     expected = Counter({"train": 1, "evaluate": 1, "hidden_states": 1, "connectivity": 5, "cka": 6, **HOLD_ALL_RUNS})
     assert planned(finished) == expected
     trained = snakemake(finished, "--dry-run", "--config", "study=smoke", "--quiet", "rules").stdout
     assert "runs/sft" not in trained
 
 
+def test_a_run_that_matches_another_follows_it(finished: Path, study: Path) -> None:
+    study.write_text(smoke(sft={"learning_rate": 1.0e-3}))
+    jobs = planned(finished)
+    assert (jobs["train"], jobs["evaluate"]) == (2, 2)
+    assert jobs["train_whole"] == 0
+
+
+def test_norms_are_equal_where_they_are_matched(finished: Path) -> None:
+    norms = pd.read_csv(finished / "results" / "smoke" / "tables" / "geometry_global_runs.csv").set_index("run")["norm"]
+    assert norms["dpo_as_long"] == pytest.approx(norms["sft"], rel=1e-5)
+    assert norms["dpo"] < 0.9 * norms["sft"]
+
+
+def test_how_runs_are_trained_reruns_nothing(finished: Path, study: Path) -> None:
+    study.write_text(SMOKE + "execution: {checkpoint_every: 2, processes: 2, report_to: [wandb]}\n")
+    assert planned(finished) == Counter()
+
+
+def test_held_out_prompts_are_read_by_every_run_that_follows_the_kl(finished: Path, study: Path) -> None:
+    study.write_text(SMOKE.replace("reference: {prompts: 4,", "reference: {prompts: 5,"))
+    jobs = planned(finished)
+    assert (jobs["reference"], jobs["train"], jobs["train_whole"]) == (1, 6, 1)
+    assert jobs["rollouts"] == jobs["pretrain"] == 0
+
+
+def test_metrics_of_every_run(finished: Path) -> None:
+    curves = pd.read_csv(finished / "results" / "smoke" / "tables" / "training_curves.csv")
+    assert set(curves["run"]) == set(RUNS)
+    kl = curves[curves["metric"] == "kl_to_base"]
+    assert sorted(kl["step"].unique()) == [2, 3]
+    assert set(kl["run"]) == set(RUNS)
+    assert not (finished / "results" / "smoke" / "scratch").exists() or not list(
+        (finished / "results" / "smoke" / "scratch").iterdir()
+    )
+
+
 def test_a_new_run_is_trained_alone(finished: Path, study: Path) -> None:
-    study.write_text(SMOKE + "runs: {sft_again: {method: sft, seed: 7}}\n")
+    study.write_text(smoke(sft_again={"method": "sft", "seed": 7}))
     assert planned(finished) == Counter(
         {"train": 1, "evaluate": 1, "hidden_states": 1, "connectivity": 7, "cka": 7, **HOLD_ALL_RUNS}
     )
 
 
 def test_an_edited_method_retrains_its_own_runs(finished: Path) -> None:
-    path = finished / "src" / "deltageom" / "methods" / "dft.py"
+    path = finished / "src" / "deltageom" / "methods" / "rft.py"
     before = path.read_text()
     path.write_text(before + "\n# edited\n")
     try:
@@ -136,7 +186,7 @@ def test_an_edited_method_retrains_its_own_runs(finished: Path) -> None:
         path.write_text(before)
     assert jobs["train"] == 1
     assert jobs["evaluate"] == 1
-    assert jobs["connectivity"] == 1  # dft is the first by name: it is in no other run's file
+    assert jobs["connectivity"] == 4  # rft's own and those of the three runs before it by name
     assert planned(finished) == Counter()  # put back, nothing is to be done
 
 
@@ -183,7 +233,7 @@ def test_unknown_study(project: Path) -> None:
 
 def test_reference_solutions_can_be_trained_on(finished: Path, study: Path) -> None:
     """The run that studies/toy-self.yaml adds: the problems' own solutions, all of them right."""
-    study.write_text(SMOKE + "runs: {sft_reference: {method: sft_reference}}\n")
+    study.write_text(smoke(sft_reference={"method": "sft_reference"}))
     selection = "results/smoke/runs/sft_reference/selection.json"
     done = snakemake(finished, "--config", "study=smoke", "--", selection)
     assert done.returncode == 0, done.stdout + done.stderr
@@ -193,7 +243,7 @@ def test_reference_solutions_can_be_trained_on(finished: Path, study: Path) -> N
 
 def test_a_job_that_fails_says_why_in_one_line(finished: Path, study: Path) -> None:
     """An empty selection: every rollout is longer than the run allows, and the study says to drop such rows."""
-    study.write_text(SMOKE + "runs: {nothing: {method: rft, max_length: 2, over_length: drop}}\n")
+    study.write_text(smoke(nothing={"method": "rft", "max_length": 2, "over_length": "drop"}))
     done = snakemake(finished, "--config", "study=smoke", "--", "results/smoke/runs/nothing/selection.json")
     output = done.stdout + done.stderr
     assert done.returncode != 0
@@ -219,6 +269,7 @@ def test_real_data(finished: Path, tmp_path: Path) -> None:
         "rollouts": small["rollouts"],
         "training": small["training"],
         "evaluation": {"max_tokens": 8},
+        "reference": {"prompts": 4, "max_tokens": 8},
         "runs": dict.fromkeys(["dft", "rift", "rift_linear", "offline_grpo"]),
         "benchmarks": {"gsm8k": {"limit": 12}, "aime26": {"limit": 12}},
         "measures": {"connectivity": {"problems": 4, "points": 3}, "cka": {"prompts": 8}},

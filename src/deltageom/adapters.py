@@ -1,4 +1,7 @@
-"""The factors of a PEFT LoRA adapter, one module at a time, straight from safetensors. Needs no torch."""
+"""The factors of a run's delta, one module at a time, straight from safetensors. Needs no torch.
+
+A run's folder is a PEFT LoRA adapter's, or a checkpoint: the whole model, each of its weights trained.
+"""
 
 import json
 import math
@@ -14,6 +17,9 @@ from deltageom.errors import UserError
 
 CONFIG = "adapter_config.json"
 WEIGHTS = "adapter_model.safetensors"
+MODEL_CONFIG = "config.json"
+MODEL_WEIGHTS = "model.safetensors"
+MODEL_INDEX = "model.safetensors.index.json"
 
 _KEY = re.compile(r"base_model\.model\.(?:model\.)?(?P<module>.+)\.lora_(?P<factor>[AB])\.weight")
 _DTYPES = {"F64": "<f8", "F32": "<f4", "F16": "<f2", "BF16": "<u2"}
@@ -24,11 +30,23 @@ _OTHER_BASES = ("pissa", "olora", "corda", "loftq", "lora_ga")
 
 @dataclass(frozen=True)
 class Factors:
-    """A delta dW = scale * b @ a: b (d_out, r), a (r, d_in), float64."""
+    """A delta dW = scale * b @ a: b (d_out, r), a (r, d_in), float64. Runs may differ in r."""
 
     b: NDArray[np.float64]
     a: NDArray[np.float64]
     scale: float
+
+
+def is_checkpoint(folder: Path) -> bool:
+    """Whether a run's folder holds a whole model; False for an adapter. Raises UserError if it is neither."""
+    if (folder / CONFIG).is_file():
+        return False
+    if (folder / MODEL_CONFIG).is_file() and (folder / MODEL_WEIGHTS).is_file():
+        return True
+    raise UserError(
+        f"{folder}: no run's folder: it has neither {CONFIG} and {WEIGHTS} (an adapter) "
+        f"nor {MODEL_CONFIG} and {MODEL_WEIGHTS} (a checkpoint): train the run again"
+    )
 
 
 def module_names(folder: Path) -> list[str]:
@@ -40,13 +58,35 @@ def module_names(folder: Path) -> list[str]:
     return _modules(folder / WEIGHTS, _header(folder / WEIGHTS)[0])
 
 
-def read_factors(folder: Path, module: str) -> Factors:
-    """The factors of one module; only its two tensors are read.
+def read_factors(folder: Path, module: str, base: Path | None = None) -> Factors:
+    """The factors of one module of a run; only its tensors are read.
 
-    scale is alpha / r, or alpha / sqrt(r) with use_rslora (2312.03732), with the module's own alpha_pattern
-    and rank_pattern. Raises UserError for what module_names does, a module that is not there, a damaged file,
-    NaN or infinite values, and factors that do not fit together.
+    An adapter's are B and A; scale is alpha / r, or alpha / sqrt(r) with use_rslora (2312.03732), with the
+    module's own alpha_pattern and rank_pattern. A checkpoint's are dW = W - W_base itself and an identity on the
+    narrow side, r = min(d_out, d_in), scale 1; `base` is the folder of the base's safetensors files. Raises
+    UserError for a folder of neither kind, a module that is not there, a damaged file, NaN or infinite values,
+    factors that do not fit together, and a checkpoint without `base` or of another shape.
     """
+    if is_checkpoint(folder):
+        return _difference(folder, module, base)
+    return _adapter_factors(folder, module)
+
+
+def tensor_files(folder: Path) -> dict[str, str]:
+    """Each tensor's name in a model's folder, and the safetensors file that holds it, one of one or of many."""
+    index = folder / MODEL_INDEX
+    if (folder / MODEL_WEIGHTS).is_file():
+        return dict.fromkeys(_header(folder / MODEL_WEIGHTS)[0], MODEL_WEIGHTS)
+    if not index.is_file():
+        raise UserError(f"{folder}: no model's folder: it has neither {MODEL_WEIGHTS} nor {MODEL_INDEX}")
+    try:
+        files: dict[str, str] = dict(json.loads(index.read_text(encoding="utf-8"))["weight_map"])
+    except (ValueError, KeyError, TypeError) as error:
+        raise UserError(f"{index}: not an index of safetensors files: {error!r}") from error
+    return files
+
+
+def _adapter_factors(folder: Path, module: str) -> Factors:
     config, path = _config(folder), folder / WEIGHTS
     header, start = _header(path)
     modules = _modules(path, header)
@@ -68,6 +108,51 @@ def read_factors(folder: Path, module: str) -> Factors:
         raise UserError(f"{path}: {name_a} has rank {a.shape[0]}, but {CONFIG} says {rank}")
     alpha = _of_module(config.get("alpha_pattern"), target, config["lora_alpha"])
     return Factors(b, a, alpha / (math.sqrt(rank) if config.get("use_rslora") else rank))
+
+
+def _difference(folder: Path, module: str, base: Path | None) -> Factors:
+    if base is None:
+        raise UserError(
+            f"{folder}: a checkpoint's delta is its difference to the base: give the base's folder (--base)"
+        )
+    weight, dtype = _weight(folder, module)
+    start = _rounded(_weight(base, module)[0], dtype)
+    if weight.ndim != 2 or weight.shape != start.shape:
+        raise UserError(
+            f"{folder}: module {module} is {weight.shape}, but {start.shape} in {base}: "
+            "a checkpoint is compared with the base that it was trained from, in linear layers"
+        )
+    d_out, d_in = weight.shape
+    if d_in <= d_out:
+        return Factors(weight - start, np.eye(d_in), 1.0)
+    return Factors(np.eye(d_out), weight - start, 1.0)
+
+
+def _weight(folder: Path, module: str) -> tuple[NDArray[np.float64], str]:
+    """A module's weight in a model's folder and the type that it is stored in; no other shard is read."""
+    files = tensor_files(folder)
+    # `model.` stands before it in most models, `model.language_model.` in some
+    names = [name for name in files if f".{name}".endswith(f".{module}.weight")]
+    if len(names) != 1:
+        found = f"{len(names)} are: {', '.join(names)}" if names else "none is"
+        raise UserError(f"{folder}: one tensor must be named ...{module}.weight, but {found}")
+    path = folder / files[names[0]]
+    header, start = _header(path)
+    if names[0] not in header:
+        raise UserError(f"{path}: has no {names[0]}, though {MODEL_INDEX} says so: fetch the model again")
+    return _tensor(path, names[0], header[names[0]], start), header[names[0]]["dtype"]
+
+
+def _rounded(values: NDArray[np.float64], dtype: str) -> NDArray[np.float64]:
+    """The base as its training in `dtype` began: else the rounding of its own values would pass for an update."""
+    if dtype == "F64":
+        return values
+    single = values.astype("<f4")
+    if dtype == "BF16":  # to the nearest upper half of a float32, ties to even
+        bits = single.view("<u4")
+        single = ((bits + 0x7FFF + ((bits >> 16) & 1)) & 0xFFFF0000).astype("<u4").view("<f4")
+    rounded: NDArray[np.float64] = (single.astype("<f2") if dtype == "F16" else single).astype(np.float64)
+    return rounded
 
 
 def _config(folder: Path) -> dict[str, Any]:

@@ -17,6 +17,7 @@ def collect(results: Path, settings: TableSettings) -> dict[str, pd.DataFrame]:
     return tables.build(
         runs,
         {name: json.loads((results / "runs" / name / "selection.json").read_text()) for name in runs},
+        {name: pd.read_parquet(results / "runs" / name / "metrics.parquet") for name in runs},
         {
             (model, benchmark): read_jsonl(results / "evaluation" / model / f"{benchmark}.jsonl")
             for model in ("base", *runs)

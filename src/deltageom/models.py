@@ -1,18 +1,23 @@
 """Load the base model and its tokenizer: thin wrappers that turn a missing folder, hub or GPU into one clear error."""
 
+import hashlib
+import json
 from pathlib import Path
 from typing import Any
 
 import torch
 from peft import PeftModel
-from transformers import AutoModelForCausalLM, AutoTokenizer
+from safetensors import SafetensorError
+from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
 
+from deltageom import adapters
 from deltageom.errors import UserError
 from deltageom.schema import Base, Device, Prompt
 
 # A PreTrainedModel, PEFT-wrapped or not, and a Tokenizer: transformers types neither for such use.
 Model = Any
 Tokenizer = Any
+VOCABULARY = b"deltageom.vocabulary"  # where the rollouts' file says which tokenizer its ids are of
 
 
 def load_model(source: str, base: Base, device: Device) -> Model:
@@ -20,17 +25,21 @@ def load_model(source: str, base: Base, device: Device) -> Model:
 
     Raises UserError if it cannot be loaded or there is no such device.
     """
-    if device == "cuda" and not torch.cuda.is_available():
-        raise UserError("device is cuda, but no CUDA GPU is visible here: set `device: cpu` or run on a GPU node")
-    model: Model = _from_pretrained(
-        AutoModelForCausalLM,
-        source,
-        base,
-        dtype=getattr(torch, base.dtype),
-        attn_implementation=base.attention,
-    )
-    model.to(device)
-    return model.eval()
+    return _causal_lm(source, base, device).to(device).eval()
+
+
+def load_run(base_path: str, base: Base, device: Device, folder: Path | None) -> Model:
+    """The base itself (`folder` None), the base with a run's adapter, or the checkpoint of a run without one.
+
+    Each in the study's dtype and by the base's configuration, so that base and runs take one path; an adapter stays
+    beside the weights, never merged. Raises UserError for a folder that is neither, a checkpoint whose tensors are
+    not the base's in name and shape, and for what load_model does.
+    """
+    if folder is None:
+        return load_model(base_path, base, device)
+    if adapters.is_checkpoint(folder):
+        return _load_checkpoint(base_path, base, device, folder)
+    return load_adapter(load_model(base_path, base, device), folder)
 
 
 def check_layers(model: Model, base: Base) -> None:
@@ -40,11 +49,14 @@ def check_layers(model: Model, base: Base) -> None:
         raise UserError(f"base.layers is {base.layers}, but {base.model} has {layers} layers: correct the study")
 
 
-def load_adapter(model: Model, folder: Path) -> Model:
-    """The model with the adapter beside its weights, never merged: base and runs take one path."""
+def load_adapter(model: Model, folder: Path, name: str = "default") -> Model:
+    """The model with the adapter beside its weights, and beside those that it already has; never merged."""
     try:
-        return PeftModel.from_pretrained(model, folder).eval()
-    except (OSError, ValueError) as error:
+        if isinstance(model, PeftModel):
+            model.load_adapter(str(folder), adapter_name=name)
+            return model.eval()
+        return PeftModel.from_pretrained(model, folder, adapter_name=name).eval()
+    except (OSError, ValueError, RuntimeError, SafetensorError) as error:
         raise UserError(f"cannot load the adapter {folder}: {error}") from error
 
 
@@ -60,6 +72,11 @@ def load_tokenizer(source: str, base: Base) -> Tokenizer:
     return tokenizer
 
 
+def vocabulary_digest(tokenizer: Tokenizer) -> str:
+    """SHA-256 of the tokens and their ids: equal where token ids mean the same."""
+    return hashlib.sha256(json.dumps(sorted(tokenizer.get_vocab().items())).encode()).hexdigest()
+
+
 def conversation(prompt: Prompt, question: str) -> list[dict[str, str]]:
     """The messages that put a question to a model."""
     system = [] if prompt.system is None else [{"role": "system", "content": prompt.system}]
@@ -73,6 +90,39 @@ def prompt_ids(tokenizer: Tokenizer, prompt: Prompt, question: str) -> list[int]
     return list(encoded["input_ids"])
 
 
+def _load_checkpoint(base_path: str, base: Base, device: Device, folder: Path) -> Model:
+    model, found = _causal_lm(
+        str(folder),
+        base,
+        device,
+        config=_from_pretrained(AutoConfig, base_path, base),
+        output_loading_info=True,
+        ignore_mismatched_sizes=True,  # transformers would leave such tensors random: they are named below instead
+    )
+    wrong = [
+        *(f"{name} is {tuple(here)}, not {tuple(wanted)}" for name, here, wanted in sorted(found["mismatched_keys"])),
+        *(f"{name} is missing" for name in sorted(found["missing_keys"])),
+        *(f"{name} is none of the base's" for name in sorted(found["unexpected_keys"])),
+    ]
+    if wrong:
+        more = f", and {len(wrong) - 3} more" if len(wrong) > 3 else ""
+        raise UserError(f"{folder}: no checkpoint of the base {base_path}: {'; '.join(wrong[:3])}{more}")
+    return model.to(device).eval()
+
+
+def _causal_lm(source: str, base: Base, device: Device, **options: Any) -> Any:
+    if device == "cuda" and not torch.cuda.is_available():
+        raise UserError("device is cuda, but no CUDA GPU is visible here: set `device: cpu` or run on a GPU node")
+    return _from_pretrained(
+        AutoModelForCausalLM,
+        source,
+        base,
+        dtype=getattr(torch, base.dtype),
+        attn_implementation=base.attention,
+        **options,
+    )
+
+
 def _from_pretrained(factory: Any, source: str, base: Base, **options: Any) -> Any:
     is_path = source.startswith((".", "/", "~")) or Path(source).is_dir()
     if is_path and not (Path(source) / "config.json").is_file():
@@ -81,5 +131,5 @@ def _from_pretrained(factory: Any, source: str, base: Base, **options: Any) -> A
         return factory.from_pretrained(
             source, revision=base.revision, trust_remote_code=base.trust_remote_code, **options
         )
-    except (OSError, ValueError, ImportError) as error:
+    except (OSError, ValueError, ImportError, SafetensorError) as error:
         raise UserError(f"cannot load {source}: {error}") from error

@@ -1,6 +1,7 @@
 # What the rules share: the resolved study, where its files lie, and the code that each command depends on.
 import itertools
 import os
+import re
 import sys
 from pathlib import Path
 
@@ -9,6 +10,7 @@ from snakemake.exceptions import WorkflowError
 from deltageom import problems as problem_sets
 from deltageom.code import import_closure
 from deltageom.errors import UserError
+from deltageom.methods import interface as methods
 from deltageom.schema import EMBEDDED
 from deltageom.study import load_study, settings
 
@@ -45,6 +47,9 @@ MODEL_FILES = [
     "tokenizer_config.json",
 ]
 ADAPTER_FILES = ["adapter_config.json", "adapter_model.safetensors"]
+CHECKPOINT_FILES = ["config.json", "generation_config.json", "model.safetensors"]
+# Runs without an adapter: their delta is a difference of whole models.
+WHOLE_RUNS = [run for run in RUNS if STUDY.runs[run].training.adapter == "none"]
 
 
 def code(command, *found_by_name):
@@ -107,11 +112,13 @@ def runs_after(a):
 
 
 def adapter(run):
-    return [f"{RESULTS}/runs/{run}/{file}" for file in ADAPTER_FILES]
+    """The files of a run's adapter, or of its whole model where it has none."""
+    files = CHECKPOINT_FILES if run in WHOLE_RUNS else ADAPTER_FILES
+    return [f"{RESULTS}/runs/{run}/{file}" for file in files]
 
 
 def adapter_of(wildcards):
-    """The adapter of a model's name; none for the base."""
+    """The adapter, or the checkpoint, of a model's name; none for the base."""
     return [] if wildcards.model == "base" else adapter(wildcards.model)
 
 
@@ -121,6 +128,50 @@ def adapter_argument(wildcards):
         if wildcards.model == "base"
         else ["--adapter", f"{RESULTS}/runs/{wildcards.model}"]
     )
+
+
+def any_of(runs):
+    """A wildcard's pattern that these runs alone match."""
+    return "|".join(re.escape(run) for run in runs) or "(?!)"
+
+
+def method_needs(run, what):
+    return what in methods.load(STUDY.runs[run].method).NEEDS
+
+
+def train_inputs(wildcards):
+    """What only some runs read: the base's log-probs, its held-out samples, the run whose norm is matched."""
+    training = STUDY.runs[wildcards.run].training
+    files = {}
+    if method_needs(wildcards.run, "base"):
+        files["reference"] = f"{RESULTS}/reference/log_probs.parquet"
+    if training.kl_every:
+        files["held_out"] = f"{RESULTS}/reference/held_out.parquet"
+    if training.match_norm:
+        files["match"] = adapter(training.match_norm.run)
+    return files
+
+
+def train_arguments(wildcards, input):
+    arguments = []
+    if "reference" in input.keys():
+        arguments += ["--reference", input.reference]
+    if "held_out" in input.keys():
+        arguments += ["--held-out", input.held_out]
+    if "match" in input.keys():
+        arguments += ["--match", folder(input.match)]
+    return arguments
+
+
+def base_argument():
+    """The base, which a checkpoint's delta is measured from; LoRA alone needs none, nor reruns with another."""
+    if not WHOLE_RUNS:
+        return []
+    revision = STUDY.base.revision
+    return [
+        *("--base", model_path("base")),
+        *(("--revision", revision) if revision else ()),
+    ]
 
 
 wildcard_constraints:

@@ -2,6 +2,7 @@ rule geometry:
     """Weight geometry of one layer's modules, every run and pair, from the thin factors: one file a module."""
     input:
         adapters=[file for run in RUNS for file in adapter(run)],
+        base=model_files("base") if WHOLE_RUNS else [],
         code=code("geometry"),
     output:
         modules=expand(
@@ -16,7 +17,7 @@ rule geometry:
         "../../envs/cpu.yaml"
     threads: 1
     resources:
-        mem_mb=2000,
+        mem_mb=2000 + 2000 * len(WHOLE_RUNS),  # theirs are dense
         runtime=60,
     params:
         runs=[
@@ -29,8 +30,9 @@ rule geometry:
             for name in MODULES
             for argument in ("--module", f"layers.{w.layer}.{name}")
         ],
+        base=base_argument(),
         top_k=STUDY.measures.geometry.top_k,
         folder=lambda _, output: folder(output.modules),
     shell:
-        "deltageom geometry {params.runs:q} {params.modules:q} --top-k {params.top_k} --output {params.folder:q}"
-        " --provenance {output.provenance:q} --log {log:q}"
+        "deltageom geometry {params.runs:q} {params.modules:q} {params.base:q} --top-k {params.top_k}"
+        " --output {params.folder:q} --provenance {output.provenance:q} --log {log:q}"

@@ -12,6 +12,7 @@ TABLE_NAMES = [
     "geometry_module_runs",
     "mcnemar",
     "training",
+    "training_curves",
 ]
 FIGURE_NAMES = [
     "accuracy",
@@ -34,6 +35,7 @@ rule tables:
     """Every table, csv for programs and md for people, from the records of all runs, pairs and modules."""
     input:
         selections=expand(f"{RESULTS}/runs/{{run}}/selection.json", run=RUNS),
+        metrics=expand(f"{RESULTS}/runs/{{run}}/metrics.parquet", run=RUNS),
         evaluations=expand(
             f"{RESULTS}/evaluation/{{model}}/{{benchmark}}.jsonl",
             model=MODELS,

@@ -1,43 +1,3 @@
-import re
-
-from deltageom.methods import interface as methods
-
-WHOLE_RUNS = [run for run in RUNS if STUDY.runs[run].training.adapter == "none"]
-
-
-def any_of(runs):
-    """A wildcard's pattern that these runs alone match."""
-    return "|".join(re.escape(run) for run in runs) or "(?!)"
-
-
-def method_needs(run, what):
-    return what in methods.load(STUDY.runs[run].method).NEEDS
-
-
-def train_inputs(wildcards):
-    """What only some runs read: the base's log-probs, its held-out samples, the run whose norm is matched."""
-    training = STUDY.runs[wildcards.run].training
-    files = {}
-    if method_needs(wildcards.run, "base"):
-        files["reference"] = f"{RESULTS}/reference/log_probs.parquet"
-    if training.kl_every:
-        files["held_out"] = f"{RESULTS}/reference/held_out.parquet"
-    if training.match_norm:
-        files["match"] = adapter(training.match_norm.run)
-    return files
-
-
-def train_arguments(wildcards, input):
-    arguments = []
-    if "reference" in input.keys():
-        arguments += ["--reference", input.reference]
-    if "held_out" in input.keys():
-        arguments += ["--held-out", input.held_out]
-    if "match" in input.keys():
-        arguments += ["--match", folder(input.match)]
-    return arguments
-
-
 rule reference:
     """The base's log-probs of the rollouts, and its samples on held-out prompts: once, for every run that needs them."""
     input:
@@ -83,6 +43,7 @@ rule reference:
 
 
 rule train:
+    """One run by its method on the shared rollouts: a LoRA adapter, from the same base and the same initial A."""
     input:
         unpack(train_inputs),
         base=model_files("base"),
@@ -97,7 +58,6 @@ rule train:
         f"{RESULTS}/logs/train/{{run}}.log",
     benchmark:
         f"{RESULTS}/benchmarks/train/{{run}}.tsv"
-    """One run by its method on the shared rollouts: a LoRA adapter, from the same base and the same initial A."""
     wildcard_constraints:
         run=any_of(run for run in RUNS if run not in WHOLE_RUNS),
     conda:

@@ -15,9 +15,7 @@ from deltageom.schema import Base, Device
 
 
 def load(model: str, base: Base, device: Device, adapter: Path | None, batch_size: int) -> "TransformersEngine":
-    network = models.load_model(model, base, device)
-    if adapter is not None:
-        network = models.load_adapter(network, adapter)
+    network = models.load_run(model, base, device, adapter)
     tokenizer = models.load_tokenizer(model, base)
     return TransformersEngine(network, tokenizer.pad_token_id, tokenizer.eos_token_id, batch_size)
 

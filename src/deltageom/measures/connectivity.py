@@ -10,11 +10,12 @@ import torch
 from peft.tuners.lora import LoraLayer
 from tqdm import tqdm
 
-from deltageom import connectivity, models
+from deltageom import adapters, connectivity, models
 from deltageom.jobs import ConnectivitySettings
 from deltageom.records import Problem
 
 Row = dict[str, float | str | int]
+Weights = dict[str, torch.Tensor]
 
 
 def loss_along_paths(
@@ -25,20 +26,19 @@ def loss_along_paths(
     One row a path, point and problem: b, alpha (weight of a), problem_id, nll summed over the answer's tokens, tokens.
     """
     tokenizer = models.load_tokenizer(base, settings.base)
-    model = models.load_adapter(models.load_model(base, settings.base, settings.device), a)
+    deltas = _Deltas(base, settings)
+    deltas.add("a", a)
     prompts = [models.prompt_ids(tokenizer, settings.prompt, problem.question) for problem in problems]
     answers = [list(tokenizer.encode(f"\\boxed{{{problem.answer}}}", add_special_tokens=False)) for problem in problems]
     rows: list[Row] = []
     for b, folder in tqdm(others.items(), unit="path"):
-        # both adapters are loaded, each scaled: the sum of the scaled deltas, with no cross terms and no merging
-        model.load_adapter(folder, adapter_name="b")
-        model.base_model.set_adapter(["default", "b"])
+        deltas.add("b", folder)
         for alpha in connectivity.path(settings.connectivity.points).tolist():
-            _scale(model, {"default": alpha, "b": 1.0 - alpha})
+            model = deltas.weigh({"a": alpha, "b": 1.0 - alpha})
             losses = answer_nll(model, prompts, answers, settings.connectivity.batch_size)
             for problem, answer, nll in zip(problems, answers, losses, strict=True):
                 rows.append({"b": b, "alpha": alpha, "problem_id": problem.id, "nll": nll, "tokens": len(answer)})
-        model.delete_adapter("b")
+        deltas.remove("b")
     return rows
 
 
@@ -74,8 +74,52 @@ def _batch_nll(model: models.Model, prompts: list[list[int]], answers: list[list
     return totals
 
 
-def _scale(model: models.Model, weights: dict[str, float]) -> None:
-    for layer in model.modules():
-        if isinstance(layer, LoraLayer):
-            for adapter, weight in weights.items():
-                layer.set_scale(adapter, weight)
+class _Deltas:
+    """Runs' deltas in one loaded base model, each times its weight: no cross terms, no adapter merged."""
+
+    def __init__(self, base: str, settings: ConnectivitySettings) -> None:
+        self.base = base
+        self.settings = settings
+        self.model = models.load_model(base, settings.base, settings.device)
+        # by their names before PEFT wraps the modules, which keeps the tensors and renames them
+        self.parameters: Weights = dict(self.model.named_parameters())
+        self.start: Weights = {}  # the base's own values, once a checkpoint is about to move them
+        self.checkpoints: dict[str, Weights] = {}
+        self.adapters: list[str] = []
+
+    def add(self, name: str, folder: Path) -> None:
+        if not adapters.is_checkpoint(folder):
+            self.model = models.load_adapter(self.model, folder, name)
+            self.adapters.append(name)
+            return
+        run = models.load_run(self.base, self.settings.base, self.settings.device, folder)
+        self.checkpoints[name] = dict(run.named_parameters())
+        self.start = self.start or {key: value.detach().clone() for key, value in self.parameters.items()}
+
+    def remove(self, name: str) -> None:
+        if name in self.checkpoints:
+            del self.checkpoints[name]
+            return
+        self.adapters.remove(name)
+        if self.adapters:
+            self.model.delete_adapter(name)
+        else:  # PEFT takes no adapter where it has none left
+            self.model = self.model.unload()
+
+    @torch.no_grad()
+    def weigh(self, weights: dict[str, float]) -> models.Model:
+        """The model with the sum of weight * delta: adapters by their scales, checkpoints in every parameter.
+
+        Those are computed in float32 from the base's own values, never from an earlier point's: weight 0 gives
+        the base's exactly, weight 1 the checkpoint's up to one rounding.
+        """
+        for name, start in self.start.items():
+            moves = [weights[run] * (values[name].float() - start) for run, values in self.checkpoints.items()]
+            self.parameters[name].copy_(sum(moves, start.float()))
+        if self.adapters:
+            self.model.base_model.set_adapter(self.adapters)
+        for layer in self.model.modules():
+            if isinstance(layer, LoraLayer):
+                for adapter in self.adapters:
+                    layer.set_scale(adapter, weights[adapter])
+        return self.model

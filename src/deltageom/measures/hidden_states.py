@@ -12,10 +12,9 @@ from deltageom.records import Problem, whole_file
 
 
 def write(settings: HiddenSettings, base: str, adapter: Path | None, problems: list[Problem], output: Path) -> None:
-    """Writes one float32 tensor `hidden` (layers, prompts, width) as safetensors. `adapter` None is the base."""
+    """Writes one float32 tensor `hidden` (layers, prompts, width) as safetensors. `adapter`: a run's folder, if any."""
     tokenizer = models.load_tokenizer(base, settings.base)
-    network = models.load_model(base, settings.base, settings.device)
-    model = network if adapter is None else models.load_adapter(network, adapter)
+    model = models.load_run(base, settings.base, settings.device, adapter)
     prompts = [models.prompt_ids(tokenizer, settings.prompt, problem.question) for problem in problems]
     hidden = encode(model, prompts, settings.cka.pooling, settings.cka.batch_size)
     with whole_file(output) as aside:
@@ -27,7 +26,8 @@ def encode(model: models.Model, prompts: list[list[int]], pooling: str, batch_si
     """(layers, prompts, width): each decoder layer's output, the last one after the final norm, as transformers has it.
 
     Pooled over the prompt: its last token, or the mean of its tokens. The embeddings are left out: no adapter
-    changes them, and pooled by the last token, the same template token in every prompt, they are constant.
+    changes them, and pooled by the last token, the same template token in every prompt, they are constant, in a
+    checkpoint too.
     """
     batches = []
     for start in tqdm(range(0, len(prompts), batch_size), unit="batch"):

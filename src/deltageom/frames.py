@@ -1,0 +1,40 @@
+"""Typed frames: what the columns of the tables hold. Undefined values are missing, never zero."""
+
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
+
+import pandas as pd
+
+Record = Mapping[str, Any]
+
+MATRIX_KEY = "(run)"  # first column of cosine_matrix; no run can have this name
+TEXT = frozenset(
+    {"model", "benchmark", "module", "run", "a", "b", "method", "options", "estimator", "reason", "unit", MATRIX_KEY}
+    | {"metric", "adapter", "schedule", "reduction", "match_norm", "stopped"}
+)
+INTEGER = frozenset(
+    {"n", "correct", "truncated", "unboxed", "only_a", "only_b", "layer", "k", "k_min", "n_modules", "n_defined"}
+    | {"rank", "step", "steps", "report_step", "batch_size", "max_length", "seed", "init_seed"}
+)
+BOOLEAN = frozenset({"rslora"})
+
+
+def frame(rows: Iterable[Record], columns: Sequence[str]) -> pd.DataFrame:
+    """The rows' values of just these columns. Raises KeyError for a row without one of them."""
+    return typed(pd.DataFrame([[row[c] for c in columns] for row in rows], columns=list(columns)))
+
+
+def typed(table: pd.DataFrame, counts: Iterable[str] = ()) -> pd.DataFrame:
+    """The same with one type a column, also where all its values are missing; `counts` are further integers."""
+    return table.astype({c: "Int64" if c in counts else _kind(c) for c in table.columns})
+
+
+def read_types(columns: Iterable[str]) -> dict[str, str]:
+    """The types of those columns of a file that do not show from its values."""
+    return {c: _kind(c) for c in columns if c in TEXT or c in BOOLEAN}
+
+
+def _kind(column: str) -> str:
+    if column in TEXT:
+        return "str"
+    return "boolean" if column in BOOLEAN else "Int64" if column in INTEGER else "float64"
