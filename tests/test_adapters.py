@@ -6,11 +6,13 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from huggingface_hub.errors import LocalEntryNotFoundError
 from peft import LoraConfig, get_peft_model
 from safetensors.torch import load_file, save_file
 from transformers import Qwen3Config, Qwen3ForCausalLM
 
-from deltageom.adapters import module_names, read_factors
+from deltageom import hub
+from deltageom.adapters import is_checkpoint, module_names, read_factors
 from deltageom.errors import UserError
 
 QUERY = "layers.2.self_attn.q_proj"
@@ -212,3 +214,138 @@ def test_geometry_starts_without_anything_heavy():
     assert "'numpy'" in loaded
     for heavy in ("torch", "pandas", "scipy", "statsmodels", "transformers", "peft", "pyarrow"):
         assert f"'{heavy}'" not in loaded
+
+
+def write_model(folder, tensors):
+    folder.mkdir(exist_ok=True)
+    (folder / "config.json").write_text("{}")
+    save_file(tensors, folder / "model.safetensors", metadata={"format": "pt"})
+    return folder
+
+
+def write_shards(folder, **shards):
+    """Each shard's tensors in a file of its own, and the index of them all."""
+    folder.mkdir()
+    for shard, tensors in shards.items():
+        save_file(tensors, folder / f"{shard}.safetensors")
+    names = {name: f"{shard}.safetensors" for shard, tensors in shards.items() for name in tensors}
+    (folder / "model.safetensors.index.json").write_text(json.dumps({"weight_map": names}))
+    return folder
+
+
+@pytest.mark.parametrize("shape", [(6, 4), (4, 6), (5, 5)])
+def test_a_checkpoints_delta_is_exact_with_an_identity_on_the_narrow_side(tmp_path, shape):
+    torch.manual_seed(0)
+    name = f"model.{QUERY}.weight"
+    start, end = torch.randn(shape), torch.randn(shape)
+    base, run = write_model(tmp_path / "base", {name: start}), write_model(tmp_path / "run", {name: end})
+    factors = read_factors(run, QUERY, base)
+    assert factors.b.shape[1] == factors.a.shape[0] == min(shape)
+    assert factors.scale == 1
+    assert factors.b.dtype == factors.a.dtype == np.float64
+    assert np.array_equal(factors.b @ factors.a, (end.double() - start.double()).numpy())
+
+
+def test_a_sharded_base_is_read_from_the_one_shard_that_has_the_tensor(tmp_path):
+    name = f"model.{QUERY}.weight"
+    shards = {"early": {"model.embed_tokens.weight": torch.ones(2, 2)}, "late": {name: torch.full((3, 3), 2.0)}}
+    base = write_shards(tmp_path / "base", **shards)
+    run = write_model(tmp_path / "run", {name: torch.full((3, 3), 5.0)})
+    (base / "early.safetensors").unlink()  # read no more than needed
+    assert np.array_equal(read_factors(run, QUERY, base).b, np.full((3, 3), 3.0))
+    save_file({"other": torch.ones(1)}, base / "late.safetensors")
+    with pytest.raises(UserError, match=rf"late\.safetensors: has no {name}"):
+        read_factors(run, QUERY, base)
+    (base / "model.safetensors.index.json").write_text("[]")
+    with pytest.raises(UserError, match=r"index\.json: not an index"):
+        read_factors(run, QUERY, base)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16])
+def test_the_base_counts_as_its_training_in_the_runs_dtype_began(tmp_path, dtype):
+    """A base in another type is rounded by the loading: that rounding is no update."""
+    name = f"model.{QUERY}.weight"
+    start = torch.cat([torch.randn(40, 16, dtype=torch.float64), 1 + torch.arange(16)[None].double() / 256])  # ties too
+    for stored in (torch.float64, torch.float32, torch.bfloat16):
+        base = write_model(tmp_path / "base", {name: start.to(stored)})
+        run = write_model(tmp_path / "run", {name: start.to(stored).to(dtype)})
+        assert not read_factors(run, QUERY, base).b.any(), stored
+
+
+def test_a_module_is_found_behind_any_prefix_but_must_be_alone(tmp_path):
+    base = write_model(tmp_path / "base", {f"model.language_model.{QUERY}.weight": torch.zeros(2, 2)})
+    twelve = {f"model.1{QUERY}.weight": torch.ones(2, 2), f"model.1{QUERY[:6]}1{QUERY[6:]}.weight": torch.ones(2, 2)}
+    run = write_model(tmp_path / "run", {f"{QUERY}.weight": torch.ones(2, 2), **twelve})
+    assert read_factors(run, QUERY, base).b.sum() == 4
+    with pytest.raises(UserError, match=r"run: one tensor must be named \.\.\.layers\.7\.mlp\.weight, but none is"):
+        read_factors(run, "layers.7.mlp", base)
+    write_model(tmp_path / "base", {f"text.{QUERY}.weight": torch.ones(2, 2), f"vision.{QUERY}.weight": torch.ones(2)})
+    with pytest.raises(UserError, match=r"base: one tensor .* but 2 are: text\.layers.*, vision\.layers"):
+        read_factors(run, QUERY, base)
+
+
+def test_what_is_no_checkpoint_of_the_base_is_named(tmp_path, saved):
+    name = f"model.{QUERY}.weight"
+    run = write_model(tmp_path / "run", {name: torch.zeros(3, 2)})
+    base = write_model(tmp_path / "base", {name: torch.zeros(3, 3)})
+    with pytest.raises(UserError, match=r"is \(3, 2\), but \(3, 3\) in .*base"):
+        read_factors(run, QUERY, base)
+    with pytest.raises(UserError, match=r"give the base's folder \(--base\)"):
+        read_factors(run, QUERY)
+    with pytest.raises(UserError, match="no model's folder"):
+        read_factors(run, QUERY, saved)
+    write_model(tmp_path / "run", {name: torch.full((3, 3), float("nan"))})
+    with pytest.raises(UserError, match=r"q_proj\.weight holds NaN"):
+        read_factors(run, QUERY, base)
+    write_model(tmp_path / "run", {name: torch.zeros(3)})
+    write_model(tmp_path / "base", {name: torch.zeros(3)})
+    with pytest.raises(UserError, match="linear layers"):
+        read_factors(run, QUERY, base)
+    (run / "config.json").unlink()
+    with pytest.raises(UserError, match=r"neither adapter_config\.json .* nor config\.json and model\.safetensors"):
+        read_factors(run, QUERY, base)
+
+
+def test_the_two_kinds_of_runs_are_told_apart(tmp_path, saved):
+    assert not is_checkpoint(saved)
+    assert is_checkpoint(write_model(tmp_path / "run", {}))
+    with pytest.raises(UserError, match="no run's folder"):
+        is_checkpoint(tmp_path / "nowhere")
+
+
+def test_a_bases_weights_are_looked_for_in_the_folder_then_the_cache_then_the_hub(tmp_path, monkeypatch):
+    assert hub.weights_folder(str(tmp_path), None) == tmp_path
+    calls = []
+
+    def snapshot_download(source, *, local_files_only=False, **options):
+        calls.append((source, local_files_only, options["revision"]))
+        assert {"*.safetensors", "model.safetensors.index.json"} == set(options["allow_patterns"])
+        if not (tmp_path / "snapshot").exists() and local_files_only:
+            raise LocalEntryNotFoundError("not in the cache")
+        return str(tmp_path / "snapshot")
+
+    monkeypatch.setattr("huggingface_hub.snapshot_download", snapshot_download)
+    ask = [("some/base", True, "v1"), ("some/base", False, "v1")]
+
+    def asked():
+        calls.clear()
+        assert hub.weights_folder("some/base", "v1") == tmp_path / "snapshot"
+        return calls
+
+    assert asked() == ask
+    (tmp_path / "snapshot").mkdir()
+    assert asked() == ask  # there, with other files alone
+    shards = {"one": {"a": torch.ones(1)}, "two": {"b": torch.ones(1)}}
+    (tmp_path / "snapshot").rmdir()
+    write_shards(tmp_path / "snapshot", **shards)
+    assert asked() == ask[:1]  # whole
+    (tmp_path / "snapshot" / "two.safetensors").unlink()
+    assert asked() == ask
+
+
+@pytest.mark.parametrize("source", ["./nowhere", "no/such-base"])
+def test_a_base_that_cannot_be_had_is_named(tmp_path, source, monkeypatch):
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path))
+    with pytest.raises(UserError, match=f"'{source}' is no folder, and its weights cannot be fetched"):
+        hub.weights_folder(source, None)

@@ -120,6 +120,32 @@ def test_it_is_the_checkpoint_that_is_continued(
     assert len(losses) == 6
 
 
+@pytest.mark.parametrize("ends", ["steps", "norm"])
+def test_a_kill_after_the_last_step_trains_no_further(
+    ends: str, tiny_model: Path, base_settings: Base, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Whichever way the training ended: at a norm, a checkpoint of that very step would lead to one step more."""
+    other = paths(settings(base_settings, "sft"), rollouts(), tiny_model, tmp_path / "other")
+    train(settings(base_settings, "sft"), other, Execution())
+    match = {"run": "other", "how": "stop"} if ends == "norm" else None
+    run = settings(base_settings, "dft", match_norm=match, steps=40 if match else 5, learning_rate=0.003)
+    given = [paths(run, rollouts(), tiny_model, tmp_path / name, match=other.output) for name in ("plain", "killed")]
+    train(run, given[0], Execution())
+    last = json.loads((given[0].output / "selection.json").read_text())["steps_done"]
+
+    def die(*_: Any) -> None:
+        raise Killed
+
+    with monkeypatch.context() as patched:
+        patched.setattr(training, "_write_model", die)
+        with pytest.raises(Killed):
+            train(run, given[1], Execution(checkpoint_every=last))
+    train(run, given[1], Execution(checkpoint_every=last))
+    for name in FILES:
+        assert (given[0].output / name).read_bytes() == (given[1].output / name).read_bytes(), name
+    assert json.loads((given[1].output / "selection.json").read_text())["stopped"] == ends
+
+
 @pytest.mark.parametrize(
     ("change", "message"),
     [

@@ -9,6 +9,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 from deltageom import engines, models
 from deltageom.errors import UserError
 from deltageom.schema import Base, Prompt
+from tests import tiny_checkpoints
 
 QUESTIONS = ["Tom has 3 apples.", "A much longer question, with 12 pens and 7 boxes in it?", "Ana buys 5."]
 
@@ -97,6 +98,17 @@ def test_adapter_changes_the_policy(
     plain = engine(tiny_model, base_settings).generate(prompts, engines.greedy(8))
     adapted = engine(tiny_model, base_settings, tiny_adapters["first"]).generate(prompts, engines.greedy(8))
     assert plain != adapted
+
+
+def test_a_checkpoint_generates_as_the_model_that_it_is(
+    tiny_model: Path, base_settings: Base, prompts: list[list[int]], tmp_path: Path
+) -> None:
+    folder = tiny_checkpoints.perturbed(tiny_model, tmp_path / "run", seed=1)
+    made = engine(tiny_model, base_settings, folder).generate(prompts, engines.greedy(8))
+    assert made != engine(tiny_model, base_settings).generate(prompts, engines.greedy(8))
+    for prompt, (completion,) in zip(prompts, made, strict=True):
+        best = policy_log_probs(folder, prompt, completion.token_ids, 1.0).argmax(-1)
+        assert completion.token_ids == best.tolist()
 
 
 def test_clear_errors(tiny_model: Path, base_settings: Base, tmp_path: Path) -> None:

@@ -168,6 +168,18 @@ def test_parts_of_the_loss(method: str, tiny_model: Path, base_settings: Base, t
     assert logged["token_share_correct"] == pytest.approx(tokens[table["reward"] == 1].sum() / tokens.sum())
 
 
+def test_log_probs_of_chosen_and_rejected(tiny_model: Path, base_settings: Base, tmp_path: Path) -> None:
+    """The means over a batch's pairs of the whole completions' log-probs."""
+    table = rollouts(PAIRED)
+    run = of("simpo", base_settings, batch_size=9, micro_batch_size=3)
+    logged, _, factors = step(run, table, tiny_model, tmp_path)
+    dense = Dense(tiny_model, run, factors)
+    for side, name in enumerate(("log_prob_chosen", "log_prob_rejected")):
+        rows = [pair[side] for pair in pairs(table)]
+        totals = [dense.log_probs(row.prompt_token_ids, row.token_ids).sum().item() for row in rows]
+        assert logged[name] == pytest.approx(sum(totals) / 9, rel=1e-4)
+
+
 def test_weight_share_is_of_the_losss_derivative(tiny_model: Path, base_settings: Base, tmp_path: Path) -> None:
     """Of SFT every token weighs alike; of the linear RIFT with lambda 0.75 the correct ones weigh a quarter."""
     table = rollouts()

@@ -1,0 +1,106 @@
+"""Loading the base and the two kinds of runs by one path."""
+
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import torch
+from peft import PeftModel
+from safetensors.torch import load_file, save_file
+
+from deltageom import adapters, models
+from deltageom.errors import UserError
+from deltageom.schema import Base
+from tests import tiny_checkpoints
+
+Tensors = dict[str, torch.Tensor]
+
+
+@pytest.fixture
+def checkpoint(tiny_model: Path, tmp_path: Path) -> Path:
+    return tiny_checkpoints.perturbed(tiny_model, tmp_path / "run", seed=1)
+
+
+def test_the_base_itself(tiny_model: Path, base_settings: Base) -> None:
+    model = models.load_run(str(tiny_model), base_settings, "cpu", None)
+    assert torch.equal(
+        model.model.embed_tokens.weight, load_file(tiny_model / "model.safetensors")["model.embed_tokens.weight"]
+    )
+
+
+def test_an_adapter_stays_beside_the_bases_own_weights(
+    tiny_model: Path, tiny_adapters: dict[str, Path], base_settings: Base
+) -> None:
+    model = models.load_run(str(tiny_model), base_settings, "cpu", tiny_adapters["first"])
+    assert isinstance(model, PeftModel)
+    layer = model.base_model.model.model.layers[1].self_attn.q_proj
+    start = load_file(tiny_model / "model.safetensors")["model.layers.1.self_attn.q_proj.weight"]
+    assert torch.equal(layer.base_layer.weight, start)
+    factors = adapters.read_factors(tiny_adapters["first"], "layers.1.self_attn.q_proj")
+    assert torch.equal(layer.lora_B["default"].weight.double(), torch.from_numpy(factors.b))
+
+
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+def test_a_checkpoint_has_its_own_weights_and_the_studys_dtype(
+    tiny_model: Path, checkpoint: Path, base_settings: Base, dtype: str
+) -> None:
+    base = base_settings.model_copy(update={"dtype": dtype})
+    model = models.load_run(str(tiny_model), base, "cpu", checkpoint)
+    assert not model.training
+    stored = load_file(checkpoint / "model.safetensors")
+    assert set(stored) == {name for name, _ in model.named_parameters()}
+    for name, value in model.named_parameters():
+        assert torch.equal(value, stored[name].to(getattr(torch, dtype))), name
+
+
+def test_a_checkpoint_goes_by_the_bases_configuration(tiny_model: Path, checkpoint: Path, base_settings: Base) -> None:
+    (checkpoint / "config.json").write_text((checkpoint / "config.json").read_text().replace("512", "7"))
+    model = models.load_run(str(tiny_model), base_settings, "cpu", checkpoint)
+    assert model.config.max_position_embeddings == 512
+
+
+@pytest.mark.parametrize(
+    ("change", "what"),
+    [
+        (lambda tensors: tensors.pop("model.norm.weight"), r"model\.norm\.weight is missing"),
+        (lambda tensors: tensors.update(extra=torch.ones(1)), "extra is none of the base's"),
+        (
+            lambda tensors: tensors.update({"model.norm.weight": torch.ones(7)}),
+            r"model\.norm\.weight is \(7,\), not \(32,\)",
+        ),
+        (
+            lambda tensors: [tensors.pop(name) for name in list(tensors) if "layers.1." in name],
+            r"missing.*, and 8 more",
+        ),
+    ],
+)
+def test_a_checkpoint_of_another_shape_is_refused(
+    tiny_model: Path, checkpoint: Path, base_settings: Base, change: Callable[[Tensors], object], what: str
+) -> None:
+    tensors = load_file(checkpoint / "model.safetensors")
+    change(tensors)
+    save_file(tensors, checkpoint / "model.safetensors", metadata={"format": "pt"})
+    with pytest.raises(UserError, match=f"no checkpoint of the base .*{what}"):
+        models.load_run(str(tiny_model), base_settings, "cpu", checkpoint)
+
+
+def test_a_folder_of_neither_kind_and_a_damaged_file(
+    tiny_model: Path, checkpoint: Path, base_settings: Base, tmp_path: Path
+) -> None:
+    with pytest.raises(UserError, match="no run's folder"):
+        models.load_run(str(tiny_model), base_settings, "cpu", tmp_path)
+    weights = checkpoint / "model.safetensors"
+    weights.write_bytes(weights.read_bytes()[:100])
+    with pytest.raises(UserError, match=r"cannot load .*run"):
+        models.load_run(str(tiny_model), base_settings, "cpu", checkpoint)
+
+
+def test_an_adapter_of_another_shape_is_refused(
+    tiny_model: Path, tiny_adapters: dict[str, Path], base_settings: Base, tmp_path: Path
+) -> None:
+    for file in ("adapter_config.json", "adapter_model.safetensors"):
+        (tmp_path / file).write_bytes((tiny_adapters["first"] / file).read_bytes())
+    tensors = load_file(tmp_path / "adapter_model.safetensors")
+    save_file({name: torch.ones(5, 5) for name in tensors}, tmp_path / "adapter_model.safetensors")
+    with pytest.raises(UserError, match="cannot load the adapter"):
+        models.load_run(str(tiny_model), base_settings, "cpu", tmp_path)
