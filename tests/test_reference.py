@@ -119,6 +119,16 @@ def test_kl_is_followed_at_its_steps(tiny_model: Path, base_settings: Base, tmp_
     assert 0 < kl[2] < kl[5]
 
 
+def test_following_the_kl_loses_no_other_metric(tiny_model: Path, base_settings: Base, tmp_path: Path) -> None:
+    """TRL keeps its numbers by whether the model trains: it must when they are logged."""
+    run = settings(base_settings, "dpo", kl_every=1, steps=2)
+    given = paths(run, rollouts(), tiny_model, tmp_path)
+    train(run, given, Execution())
+    metrics = pd.read_parquet(given.output / "metrics.parquet").pivot(index="step", columns="metric", values="value")
+    assert {"kl_to_base", "reward_margin", "reward_accuracy", "log_prob_chosen", "delta_norm"} <= set(metrics.columns)
+    assert metrics.notna().all(axis=None)
+
+
 def test_following_the_kl_changes_nothing_that_is_trained(
     tiny_model: Path, base_settings: Base, tmp_path: Path
 ) -> None:

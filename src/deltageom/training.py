@@ -1,17 +1,17 @@
 """Train one run: its rows, the model and its adapter, TRL's trainer, and the files that it leaves."""
 
 import math
+import os
 import shutil
 import tempfile
 from dataclasses import dataclass
-from importlib.util import find_spec
 from pathlib import Path
 from types import ModuleType
 from typing import Any
 
 import pandas as pd
 from datasets import Dataset
-from transformers import PreTrainedModel, PreTrainedTokenizerBase
+from transformers import PreTrainedModel, PreTrainedTokenizerBase, integrations
 from trl.trainer.dpo_config import DPOConfig
 from trl.trainer.kto_config import KTOConfig
 from trl.trainer.sft_config import SFTConfig
@@ -26,6 +26,11 @@ from deltageom.monitoring import KlWatch, NormWatch
 from deltageom.records import whole_file, write_json
 from deltageom.trainers import LikelihoodTrainer, PreferenceTrainer, UnpairedTrainer
 
+AVAILABLE = {
+    "tensorboard": integrations.is_tensorboard_available,
+    "wandb": integrations.is_wandb_available,
+    "trackio": integrations.is_trackio_available,
+}
 AnyTrainer = LikelihoodTrainer | PreferenceTrainer | UnpairedTrainer
 CHECKPOINT_FILES = ("config.json", "generation_config.json", "model.safetensors")
 # transformers' and TRL's names, and ours, of the numbers that metrics.parquet has of a step; other names are kept
@@ -76,7 +81,7 @@ def train(settings: TrainSettings, paths: Paths, execution: Execution) -> None:
     max_length where the study says `error`, rows without what the method needs, a loss or gradient norm that is not
     finite, a norm that is not reached, and a checkpoint of another training.
     """
-    _check_reporters(execution)
+    _check_reporters(paths, execution)
     method = interface.load(settings.method)
     options = method.Options.model_validate(settings.options)
     tokenizer = models.load_tokenizer(paths.base, settings.base)
@@ -299,7 +304,10 @@ def _needed(path: Path | None, option: str, settings: TrainSettings) -> Path:
     return path
 
 
-def _check_reporters(execution: Execution) -> None:
+def _check_reporters(paths: Paths, execution: Execution) -> None:
     for name in execution.report_to:
-        if find_spec(name) is None:
+        if not AVAILABLE[name]():
             raise UserError(f"execution.report_to: {name} is not installed: install it, or remove it from the list")
+    # its files would else lie in the scratch folder, and go with it
+    study = paths.output.parent.parent
+    os.environ.setdefault("TENSORBOARD_LOGGING_DIR", str(study / "tensorboard" / paths.output.name))
