@@ -56,8 +56,15 @@ def sample(count=3, layers=2, gaps=False):
         for layer in range(layers + 1)
         for kind in ("biased", "debiased")
     ]
+    curves = [
+        (run, step, metric, known(rng.uniform(0.1, 1), (run,), step - 1))
+        for run in runs
+        for step in range(1, 9)
+        for metric in ("loss", "grad_norm", "delta_norm", "kl_to_base", "weight_share_correct", "tokens")
+    ]
     frames = {
         "training": (methods.items(), "run method"),
+        "training_curves": (curves, "run step metric value"),
         "accuracy": (accuracy, "model benchmark n accuracy low high"),
         "geometry_module_runs": ([(m,) for m, _ in modules], "module"),
         "geometry_module_pairs": (angles, "module layer a b k " + " ".join(tables.ANGLES)),
@@ -143,7 +150,7 @@ def test_a_run_has_one_colour_in_all_figures():
     accuracy = figures.accuracy(built, REFERENCE).axes[0]
     row = [t.get_text() for t in accuracy.get_yticklabels()].index("dft")
     assert [line.get_ydata()[0] for line in lines(accuracy, colour)] == [row]
-    for name in ("cosine_by_layer", "orthogonal_fraction_by_layer", "cka_by_layer"):
+    for name in ("training_curves", "cosine_by_layer", "orthogonal_fraction_by_layer", "cka_by_layer"):
         figure = figures.FIGURES[name](built, REFERENCE)
         legend = figure.legends[0]
         labels = [t.get_text() for t in legend.get_texts()]
@@ -200,6 +207,128 @@ def test_undefined_layers_are_gaps_with_a_note(name):
     assert "Undefined" not in said(figures.FIGURES[name](sample(3), REFERENCE))
 
 
+def curves_of(**metrics):
+    """Tables of a study of `sft` and `dpo`, whose metrics are {run: {step: value}}."""
+    rows = [
+        (run, step, metric, value)
+        for metric, of in metrics.items()
+        for run, values in of.items()
+        for step, value in values.items()
+    ]
+    built = sample(2)
+    training = pd.DataFrame({"run": ["sft", "dpo"], "method": ["sft", "dpo"]})
+    return built | {
+        "training": training,
+        "training_curves": pd.DataFrame(rows, columns=["run", "step", "metric", "value"]),
+    }
+
+
+def panels_of(figure):
+    """The axes by the first words of their titles."""
+    return {ax.get_title().split("\n")[0].split(" (")[0]: ax for ax in figure.axes if ax.get_visible()}
+
+
+def drawn(ax, run):
+    """The lines of a run: pale ones first."""
+    found = sorted(lines(ax, palette.COLOURS[run]), key=lambda line: line.get_alpha() or 1.0)
+    return [(line.get_xdata(), line.get_ydata()) for line in found]
+
+
+@pytest.mark.parametrize("metric", ["loss", "grad_norm", "weight_share_correct"])
+def test_batches_are_pale_under_their_running_mean(metric):
+    values = np.random.default_rng(0).uniform(0.1, 1, 75)
+    built = curves_of(**{metric: {"sft": dict(enumerate(values, 1)), "dpo": dict(enumerate(values[:50] / 2, 1))}})
+    ax = figures.training_curves(built, REFERENCE).axes[0]
+    for run, scale, steps, window in (("sft", 1, 75, 3), ("dpo", 0.5, 50, 2)):  # steps // 25, each run's own
+        (x, raw), (x_mean, mean) = drawn(ax, run)
+        assert list(x) == list(x_mean) == list(range(1, steps + 1))
+        assert list(raw) == list(scale * values[:steps])
+        expected = [scale * values[max(0, i - window + 1) : i + 1].mean() for i in range(steps)]
+        np.testing.assert_allclose(mean, expected, rtol=1e-12)
+    pale, bold = sorted(lines(ax, palette.COLOURS["sft"]), key=lambda line: line.get_linewidth())
+    assert pale.get_alpha() < 0.5
+    assert bold.get_alpha() is None
+
+
+def test_few_steps_are_not_averaged_and_the_delta_never_is():
+    values = {step: float(step % 7) + 1 for step in range(1, 101)}
+    first = {step: values[step] for step in range(1, 50)}
+    shown = panels_of(figures.training_curves(curves_of(loss={"sft": first}, delta_norm={"sft": values}), REFERENCE))
+    ((x, norm),) = drawn(shown["norm of the delta"], "sft")
+    assert dict(zip(x, norm, strict=True)) == values
+    # the run has 100 steps, whatever its loss has: four of them are averaged
+    (_, (_, mean)) = drawn(shown["loss"], "sft")
+    assert mean[3] == np.mean([values[step] for step in (1, 2, 3, 4)])
+    alone = figures.training_curves(curves_of(loss={"sft": first}), REFERENCE).axes[0]
+    (_, raw), (_, mean) = drawn(alone, "sft")
+    assert list(raw) == list(mean) == list(first.values())
+
+
+def test_a_step_without_the_metric_is_a_gap():
+    steps = {1: 1.0, 2: 2.0, 3: math.inf, 4: 4.0, 7: 7.0, 50: 1.0}
+    built = curves_of(loss={"sft": steps}, delta_norm={"sft": steps})
+    figure = figures.training_curves(built, REFERENCE)
+    for ax in figure.axes[:2]:
+        for x, y in drawn(ax, "sft"):
+            assert list(x) == list(range(1, 51))
+            assert list(x[np.isfinite(y)]) == [1, 2, 4, 7, 50]
+        marked = [line for line in lines(ax, palette.COLOURS["sft"]) if line.get_marker() != "None"]
+        assert [line.get_markevery() for line in marked] == [[3, 6, 49]]  # what no line shows, and the end
+    assert "Undefined, left out: sft 2 of 12 values." in said(figure)
+
+
+def test_gradients_are_on_a_log_scale_and_zero_is_left_out():
+    built = curves_of(grad_norm={"sft": {1: 0.01, 2: 0.0, 3: 10.0}}, loss={"sft": {1: 0.5, 2: -0.5, 3: 1.0}})
+    shown = panels_of(figures.training_curves(built, REFERENCE))
+    assert {name: ax.get_yscale() for name, ax in shown.items()} == {
+        "loss": "linear",
+        "gradient norm before clipping": "log",
+    }
+    low, high = shown["gradient norm before clipping"].get_ylim()
+    assert 0 < low < 0.01 < 10 < high
+    assert not np.isfinite(shown["gradient norm before clipping"].yaxis.get_transform().transform([0.0])).any()
+    figure = figures.training_curves(built, REFERENCE)
+    figure.canvas.draw()
+    labels = [t.get_text() for t in figure.axes[1].get_yticklabels()]
+    assert {"0.01", "0.1", "1", "10"} <= set(labels)
+    assert "mathdefault" not in said(figure)
+
+
+def test_kl_has_a_marker_at_each_finite_measurement_alone():
+    measured = {16: 0.1, 24: math.inf, 32: 0.3, 40: 0.2}
+    built = curves_of(kl_to_base={"sft": measured}, loss={"sft": dict.fromkeys(range(1, 41), 1.0)})
+    ax = panels_of(figures.training_curves(built, REFERENCE))["KL(base || run)"]
+    (line,) = lines(ax, palette.COLOURS["sft"])
+    assert list(line.get_xdata()) == list(measured)
+    np.testing.assert_array_equal(line.get_ydata(), [0.1, math.nan, 0.3, 0.2])
+    assert (line.get_marker(), line.get_markevery()) == ("o", None)
+
+
+def test_panels_without_data_are_left_out_and_titles_have_units():
+    built = sample(3)
+    assert list(panels_of(figures.training_curves(built, REFERENCE))) == [
+        "loss", "gradient norm before clipping", "norm of the delta", "KL(base || run)",
+        "share of |d loss / d log-prob|",
+    ]  # fmt: skip
+    texts_ = said(figures.training_curves(built, REFERENCE))
+    for unit in ("different quantities", "Frobenius", "nats a token", "0 to 1", "optimiser step"):
+        assert unit in texts_
+    curves = built["training_curves"]
+    less = curves[~curves["metric"].isin(["kl_to_base"])]
+    less.loc[less["metric"] == "delta_norm", "value"] = math.nan
+    shown = panels_of(figures.training_curves(built | {"training_curves": less}, REFERENCE))
+    assert list(shown) == ["loss", "gradient norm before clipping", "share of |d loss / d log-prob|"]
+    none = figures.training_curves(built | {"training_curves": curves[:0]}, REFERENCE)
+    assert said(none) == "No training metrics."
+
+
+def test_panels_share_their_steps_and_nothing_else():
+    built = curves_of(loss={"sft": {1: 5.0, 640: 9.0}}, delta_norm={"dpo": {1: 0.1, 64: 0.2}})
+    one, other = figures.training_curves(built, REFERENCE).axes[:2]
+    assert one.get_xlim() == other.get_xlim()
+    assert one.get_ylim()[0] > other.get_ylim()[1]
+
+
 def test_lines_are_the_tables_values():
     built = sample(2)
     ax = figures.cosine_by_layer(built, REFERENCE).axes[0]
@@ -243,15 +372,15 @@ def test_angles_show_median_and_range_over_defined_modules():
 @pytest.mark.parametrize("name", figures.FIGURES)
 def test_single_run_is_drawn_or_said_to_have_no_other(name):
     figure = figures.FIGURES[name](sample(1), REFERENCE)
-    compares = name not in ("accuracy", "cosine_heatmap")
+    compares = name not in ("training_curves", "accuracy", "cosine_heatmap")
     assert ("Nothing to compare with the reference." in said(figure)) == compares
 
 
 # layout and files
 
 
-FEW = ("accuracy", "cosine_heatmap", "cka_by_layer", "principal_angles", "connectivity_paths")
-MANY = ("cosine_heatmap", "cosine_by_layer", "connectivity_paths")  # the others are laid out alike
+FEW = ("training_curves", "accuracy", "cosine_heatmap", "cka_by_layer", "principal_angles", "connectivity_paths")
+MANY = ("training_curves", "cosine_heatmap", "cosine_by_layer", "connectivity_paths")  # the others are laid out alike
 
 
 @pytest.mark.parametrize(

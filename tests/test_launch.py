@@ -24,9 +24,10 @@ def test_two_processes_are_one(
     run = settings(base_settings, method, reduction=reduction, micro_batch_size=2, steps=3, kl_every=2)
     found, adapters = {}, {}
     for processes in (1, 2):
-        given = paths(run, rollouts("1010 1111 0001 0000 0110"), tiny_model, tmp_path / str(processes))
+        folder = tmp_path / str(processes) / "inputs"
+        given = paths(run, rollouts("1010 1111 0001 0000 0110"), tiny_model, folder)
         done = subprocess.run(
-            command(run, given, "--processes", str(processes), "--checkpoint-every", "2"),
+            command(run, given, "--processes", str(processes), "--checkpoint-every", "2", "--report-to", "tensorboard"),
             env=environment(),
             capture_output=True,
             text=True,
@@ -35,6 +36,7 @@ def test_two_processes_are_one(
         assert done.returncode == 0, done.stderr
         table = pd.read_parquet(given.output / "metrics.parquet")
         found[processes] = table.pivot(index="step", columns="metric", values="value")
+        assert len(list((given.output.parent.parent / "tensorboard" / "run").iterdir())) == 1
         adapters[processes] = load_file(given.output / "adapter_model.safetensors")
     exact = ["loss", "grad_norm", "delta_norm", "kl_to_base", "learning_rate", "epoch", "tokens"]
     exact += [name for name in ("loss_correct", "loss_wrong", "weight_share_correct") if name in found[1]]

@@ -5,6 +5,7 @@ import math
 import re
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -119,6 +120,10 @@ def test_rft_selects_the_correct_rows_and_the_first_of_equals_where_asked() -> N
     whole, distinct = (rft.select(ROWS, rft.Options(deduplicate=value)) for value in (False, True))
     assert (whole.indices.tolist(), whole.duplicates) == ([0, 3, 4], 0)
     assert (distinct.indices.tolist(), distinct.duplicates) == ([0, 3], 1)
+    # two correct completions of one problem that differ are both kept
+    all_right = replace(ROWS, rewards=np.ones(5))
+    distinct = rft.select(all_right, rft.Options(deduplicate=True))
+    assert (distinct.indices.tolist(), distinct.duplicates) == ([0, 1, 2, 3], 1)
 
 
 def test_columns_are_what_the_losses_need() -> None:

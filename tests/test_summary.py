@@ -13,6 +13,7 @@ from deltageom import figures, tables
 from deltageom.adapters import Factors
 from deltageom.geometry.measures import measure_module
 from deltageom.methods import interface
+from deltageom.run_tables import LORA
 from deltageom.study import load_study
 from deltageom.summary import full_name, summary
 
@@ -57,8 +58,18 @@ def built(study):
     cka = pd.DataFrame(
         [(0, math.nan, math.nan), (1, 0.5, 0.7), (2, 0.8, 0.9)], columns=["layer", "debiased", "biased"]
     ).melt("layer", var_name="estimator", value_name="similarity")
-    selections = {run: {"problems": 512, "selected": 400} for run in RUNS}
-    return tables.build(study["runs"], selections, evaluations, modules, paths, dict.fromkeys(pairs, cka.assign(n=100)))
+    ends = {"steps_done": 64, "stopped": "steps", "delta_norm": 2.5, "matched_norm": None, "scale": 1.0}
+    selections = {run: ends | {"problems": 512, "selected": 400} for run in RUNS}
+    metrics = pd.DataFrame({"step": 1, "metric": ["loss", "delta_norm", "kl_to_base", "weight_share_correct"]})
+    return tables.build(
+        study["runs"],
+        selections,
+        dict.fromkeys(RUNS, metrics.assign(value=0.5)),
+        evaluations,
+        modules,
+        paths,
+        dict.fromkeys(pairs, cka.assign(n=100)),
+    )
 
 
 def rows_of(page, heading):
@@ -78,8 +89,98 @@ def test_page_says_what_was_compared(study, built):
     assert "initial A from seed 42 in every run" in page
     rows = rows_of(page, "loss")
     assert list(rows) == RUNS
-    assert "DPO: direct preference optimisation" in rows["dpo"]["loss"]
-    assert rows["dpo"]["options"] == "beta=0.1, max_pairs=4, pair_seed=42"
+    assert rows["dpo"]["loss"].startswith("DPO and its kin, by TRL's loss types")
+    for option in ("beta=0.1", "max_pairs=4", "pair_seed=42"):
+        assert option in rows["dpo"]["options"].split(", ")
+
+
+def same_in_every_run(page):
+    return next(line for line in page.splitlines() if line.startswith("- The same in every run: "))
+
+
+def test_settings_that_differ_are_in_the_table_and_shared_ones_in_a_line(study, built):
+    page = summary(study, built, [])
+    rows, shared = rows_of(page, "loss"), same_in_every_run(page)
+    # of the toy's runs, dpo alone has another learning rate
+    assert list(rows["dpo"]) == ["run", "method", "loss", "options", "learning rate"]
+    assert [row["learning rate"] for row in rows.values()] == ["0.002", "0.002", "0.0002"]
+    for fact in ("adapter lora", "schedule cosine", "steps 64", "batch size 16", "reduction token", "selected 400"):
+        assert f"{fact}," in shared.replace(".", ",")
+    assert "learning rate" not in shared
+    assert "report step" not in shared  # no run has one
+    assert "steps done" not in shared  # how it ended is another table
+    training = built["training"].assign(rank=[8, 8, 4], seed=[1, 2, 3], report_step=pd.array([None, 32, None], "Int64"))
+    other = summary(study, built | {"training": training}, [])
+    rows = rows_of(other, "loss")
+    assert [(row["rank"], row["seed"], row["report step"]) for row in rows.values()] == [
+        ("8", "1", "–"),
+        ("8", "2", "32"),
+        ("4", "3", "–"),
+    ]
+    assert "Data order from seed 1, 2, 3, not the same in every run." in other
+    assert "rank 8, 4, alpha 16, dropout 0; initial A from seed 42 in every run." in other
+
+
+def without_adapter(built, *runs):
+    whole = built["training"]["run"].isin(runs)
+    training = built["training"].copy()
+    training.loc[whole, [*LORA, "delta_norm"]] = None
+    training.loc[whole, "adapter"] = "none"
+    return built | {"training": training}
+
+
+def test_runs_without_an_adapter_read_well(study, built, tmp_path):
+    mixed = without_adapter(built, "dft")
+    tables.write(mixed["training"], tmp_path, "training")
+    for training in (mixed["training"], tables.read(tmp_path, "training")):
+        page = summary(study, mixed | {"training": training}, ["training_curves"])
+        assert "- LoRA: rank 8, alpha 16, dropout 0; initial A from seed 42 in every run." in page
+        assert "- Without an adapter, every weight trained: dft." in page
+        rows = rows_of(page, "loss")
+        assert list(rows["dft"]) == ["run", "method", "loss", "options", "adapter", "learning rate"]
+        assert [row["adapter"] for row in rows.values()] == ["lora", "none", "lora"]
+        assert rows_of(page, "steps done")["dft"]["delta norm"] == "–"
+        assert "A run without an adapter has no delta norm" in page
+        assert "initial A 42." in page
+    page = summary(study, without_adapter(built, *RUNS), ["training_curves"])
+    assert "LoRA" not in page
+    assert "initial A" not in page
+    assert "- Without an adapter, every weight trained: sft, dft, dpo." in page
+    assert "adapter none, " in same_in_every_run(page)
+    assert "Seeds: data order 42." in page
+
+
+def test_training_says_how_each_run_ended_and_what_its_curves_are(study, built):
+    page = summary(study, built, ["training_curves"])
+    assert page.index("## What was compared") < page.index("## Training") < page.index("## Accuracy")
+    assert list(rows_of(page, "steps done")["dpo"].items()) == [
+        ("run", "dpo"), ("steps done", "64"), ("stopped", "steps"), ("delta norm", "2.5"), ("matched norm", "–"),
+        ("scale", "1"),
+    ]  # fmt: skip
+    assert "without an adapter" not in page
+    (caption,) = re.findall(r"\]\(figures/training_curves\.png\)\n\n(.+)\n", page)
+    prompts, benchmark = study["reference"]["prompts"], study["reference"]["benchmark"]
+    assert "their values do not compare" in caption
+    assert "delta_norm: Frobenius norm of the whole delta." in caption
+    assert "k3 estimate of KL(base || run), nats a token" in caption
+    assert f"the base's own samples for the first {prompts} prompts of {benchmark}." in caption
+    assert "share of |d loss / d log-prob| on correct rows" in caption
+
+
+def test_caption_says_what_is_drawn_alone_and_when_a_curve_is_before_scaling(study, built):
+    def caption(**changed):
+        return summary(
+            study | {"reference": study["reference"] | {"benchmark": None}}, built | changed, ["training_curves"]
+        )
+
+    curves = built["training_curves"]
+    without = caption(training_curves=curves[curves["metric"] != "kl_to_base"])
+    assert "kl_to_base" not in without
+    assert "delta_norm:" in without
+    for how, said in (("scale", True), ("stop", False)):
+        training = built["training"].assign(match_norm=pd.array([None, None, f"sft, {how}"], dtype="str"))
+        shown = caption(training=training, training_curves=curves[curves["metric"] != "kl_to_base"])
+        assert ("the curve is before scaling, the table after" in shown) == said
 
 
 def test_other_seeds_are_said_to_differ(study, built):

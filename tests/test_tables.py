@@ -12,9 +12,15 @@ from hypothesis import strategies as st
 
 from deltageom import tables
 from deltageom.adapters import Factors
+from deltageom.collect import collect
 from deltageom.errors import UserError
+from deltageom.frames import MATRIX_KEY
 from deltageom.geometry.measures import measure_module
+from deltageom.jobs import TableSettings
 from deltageom.markdown import cell, escape, markdown
+from deltageom.records import write_json, write_jsonl
+from deltageom.study import load_study
+from tests.conftest import ROOT
 
 SETTINGS = {"adapter": "lora", "learning_rate": 1e-3, "schedule": "cosine", "warmup": 0.25, "steps": 64}
 SETTINGS |= {"report_step": None, "batch_size": 16, "reduction": "token", "weight_decay": 0.01, "max_grad_norm": 1.5}
@@ -145,8 +151,8 @@ def test_zero_update_is_missing_not_zero(updates):
     assert (runs.loc["zero", "norm"] == 0).all()
     assert "singular_values" not in runs
     matrix = tables.cosine_matrix(built["geometry_global_runs"], built["geometry_global_pairs"], ["zero", "y", "x"])
-    assert matrix.columns.tolist() == [tables.MATRIX_KEY, "zero", "y", "x"]
-    values = matrix.set_index(tables.MATRIX_KEY)
+    assert matrix.columns.tolist() == [MATRIX_KEY, "zero", "y", "x"]
+    values = matrix.set_index(MATRIX_KEY)
     assert values.loc["zero"].isna().all()
     assert values["zero"].isna().all()
     assert values.loc["y", "y"] == 1
@@ -246,10 +252,10 @@ def test_training_of_a_run_without_adapter_and_of_one_that_matches_a_norm(tmp_pa
         assert pd.isna(shown.loc["whole", "match_norm"])
 
 
-def test_curves_are_each_runs_metrics_in_the_order_of_the_study():
+def test_curves_are_each_runs_metrics_in_the_order_of_the_study(updates):
     one = pd.DataFrame({"step": [1, 1, 2], "metric": ["loss", "grad_norm", "loss"], "value": [0.5, 7.0, math.nan]})
     runs = {"y": run("sft"), "x": run("dft")}
-    built = tables.build(runs, {}, {"x": one.assign(value=9.0), "y": one}, {}, modules({"layers.0.q": {}}), {}, {})
+    built = tables.build(runs, {}, {"x": one.assign(value=9.0), "y": one}, {}, modules(updates), {}, {})
     curves = built["training_curves"]
     assert curves.columns.tolist() == ["run", "step", "metric", "value"]
     assert curves["run"].tolist() == ["y"] * 3 + ["x"] * 3
@@ -257,6 +263,16 @@ def test_curves_are_each_runs_metrics_in_the_order_of_the_study():
     assert curves["metric"].tolist() == ["loss", "grad_norm", "loss"] * 2
     assert curves["value"].isna().tolist() == [False, False, True, False, False, False]
     assert curves["value"].dropna().tolist() == [0.5, 7.0, 9.0, 9.0, 9.0]
+
+
+def test_curves_survive_the_file_with_their_types(tmp_path):
+    curves = tables.training_curves(
+        {"1": pd.DataFrame({"value": [1 / 3], "metric": ["loss"], "step": pd.array([7], "int32")})}
+    )
+    tables.write(curves, tmp_path, "training_curves")
+    for shown in (curves, tables.read(tmp_path, "training_curves")):
+        assert shown.to_dict("records") == [{"run": "1", "step": 7, "metric": "loss", "value": 1 / 3}]
+    assert tables.training_curves({}).columns.tolist() == curves.columns.tolist()
 
 
 @settings(max_examples=25, deadline=None)
@@ -277,7 +293,7 @@ def test_matrix_of_runs_named_like_columns_survives_the_file(tmp_path):
     runs = pd.DataFrame({"run": names, "norm": 1.0})
     pairs = pd.DataFrame([(*pair, 0.25) for pair in combinations(names, 2)], columns=["a", "b", "cosine"])
     tables.write(tables.cosine_matrix(runs, pairs, names), tmp_path, "cosine_matrix")
-    back = tables.read(tmp_path, "cosine_matrix").set_index(tables.MATRIX_KEY)
+    back = tables.read(tmp_path, "cosine_matrix").set_index(MATRIX_KEY)
     assert back.index.tolist() == back.columns.tolist() == names
     assert back.to_numpy().tolist() == (0.25 + 0.75 * np.eye(4)).tolist()
 
@@ -327,6 +343,59 @@ def test_study_of_one_run_has_every_table_and_no_pair(updates):
         "training_curves", "mcnemar", "geometry_module_pairs", "geometry_layer_pairs", "geometry_global_pairs",
         "connectivity", "barriers", "cka",
     }  # fmt: skip
-    for name in empty:
+    for name in empty - {"training_curves"}:
         assert tables.against(built[name], "x", ["x"]).empty
     assert built["cosine_matrix"].to_numpy().tolist() == [["x", 1.0]]
+
+
+# the records of a study
+
+
+@pytest.fixture
+def records(tmp_path, updates):
+    """A results folder as the rules leave it: runs `x` and `b` (the study's order), one benchmark, two modules."""
+    from deltageom.training import write_metrics
+
+    ends = {"steps_done": 2, "stopped": "norm", "delta_norm": 2.5, "matched_norm": 3.5, "scale": 4.5}
+    for number, name in enumerate(["x", "b"]):
+        counts = ends | {"rows": 8, "selected": 4 + number, "epochs": 0.5}
+        write_json(tmp_path / f"runs/{name}/selection.json", counts)
+        history = [
+            {"step": step, "loss": 10.0 * number + step, "grad_norm": 0.5, "logps/chosen": -4.0} for step in (1, 2)
+        ]
+        write_metrics(tmp_path / f"runs/{name}/metrics.parquet", [*history, {"step": 2, "train_loss": 9.0}], counts)
+    for number, model in enumerate(["base", "x", "b"]):
+        write_jsonl(tmp_path / f"evaluation/{model}/easy.jsonl", answers("0" * (3 - number) + "1" * number))
+    deltas = {name: {"x": of["x"], "b": of["y"]} for name, of in updates.items()}
+    for module in modules(deltas):
+        write_json(tmp_path / f"geometry/{module['module']}.json", module)
+    (tmp_path / "connectivity").mkdir()
+    path({1.0: (2, 6), 0.0: (4, 0)}).assign(b="x").to_csv(tmp_path / "connectivity/b.csv", index=False)
+    (tmp_path / "cka/b").mkdir(parents=True)
+    cka = pd.DataFrame({"layer": [0], "estimator": "biased", "similarity": [math.nan], "n": 4})
+    cka.to_csv(tmp_path / "cka/b/x.csv", index=False)
+    return tmp_path
+
+
+def test_collect_reads_what_the_rules_have_written(records, updates):
+    study = load_study({}, ROOT)
+    told = {"runs": {"b": study.runs["dft"], "x": study.runs["sft"]}, "order": ["x", "b"]}
+    built = collect(records, TableSettings(**told, benchmarks=["easy"], modules=list(updates)))
+    curves = built["training_curves"]
+    assert curves["run"].drop_duplicates().tolist() == ["x", "b"]
+    assert curves[curves["metric"] == "loss"].drop(columns="metric").to_numpy().tolist() == [
+        ["x", 1, 1.0],
+        ["x", 2, 2.0],
+        ["b", 1, 11.0],
+        ["b", 2, 12.0],
+    ]
+    assert sorted(set(curves["metric"])) == ["epoch", "grad_norm", "log_prob_chosen", "loss"]
+    assert curves.loc[curves["metric"] == "epoch", "value"].tolist() == [0.25, 0.5] * 2
+    trained = built["training"].set_index("run")
+    assert trained["selected"].to_dict() == {"x": 4, "b": 5}
+    assert trained["method"].to_dict() == {"x": "sft", "b": "dft"}
+    assert trained.loc["x", ["stopped", "delta_norm", "matched_norm", "scale"]].tolist() == ["norm", 2.5, 3.5, 4.5]
+    assert built["accuracy"].set_index("model")["correct"].to_dict() == {"base": 0, "x": 1, "b": 2}
+    assert built["cosine_matrix"][MATRIX_KEY].tolist() == ["x", "b"]
+    assert built["connectivity"][["a", "b", "loss"]].to_numpy().tolist() == [["b", "x", 1.0], ["b", "x", 2.0]]
+    assert built["cka"][["a", "b", "n"]].to_numpy().tolist() == [["b", "x", 4]]

@@ -11,6 +11,7 @@ from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
+from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
 
 from deltageom.palette import Look
 
@@ -50,12 +51,46 @@ def spread(ax: Axes, values: pd.Series, position: float, look: Look, filled: boo
         ax.plot(median, position, look.marker, color=look.colour, markerfacecolor=face, markersize=5.5, zorder=3)
 
 
-def panels(count: int, columns: int, width: float, height: float, legend: float = 0.0) -> tuple[Figure, list[Axes]]:
+def step_line(ax: Axes, values: pd.Series, look: Look, window: int = 0) -> None:
+    """values by step (steps,), broken where they are missing, with the run's marker at the last one.
+
+    With a window, they are pale, under their running mean over the last `window` steps (fewer at the start).
+    """
+    shown = values.where(np.isfinite(values))
+    if window:
+        ax.plot(shown.index, shown, color=look.colour, linewidth=0.6, alpha=0.2, zorder=1)
+        shown = shown.rolling(window, min_periods=1).mean().where(shown.notna())
+    known = shown.notna()
+    alone = known & ~known.shift(1, fill_value=False) & ~known.shift(-1, fill_value=False)
+    marked = np.flatnonzero(alone | (known.index == known[known].index.max()))  # a line through one value is invisible
+    ax.plot(
+        shown.index, shown, color=look.colour, linewidth=1.3, marker=look.marker, markersize=3.5, markevery=list(marked)
+    )
+
+
+def measured(ax: Axes, values: pd.Series, look: Look) -> None:
+    """values by step (measurements,): a marker each, joined by a thin line that breaks where one is not finite."""
+    shown = values.where(np.isfinite(values))
+    ax.plot(shown.index, shown, color=look.colour, linewidth=0.7, marker=look.marker, markersize=3.5)
+
+
+def log_y(ax: Axes) -> None:
+    """A log scale that leaves out what is not positive, with plain numbers for the style's text.parse_math."""
+    ax.set_yscale("log", nonpositive="mask")
+    low, high = ax.get_ylim()
+    ax.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5) if high < 100 * low else (1,)))
+    ax.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
+    ax.yaxis.set_minor_formatter(NullFormatter())
+
+
+def panels(
+    count: int, columns: int, width: float, height: float, legend: float = 0.0, sharey: bool = True
+) -> tuple[Figure, list[Axes]]:
     """`count` panels of width x height inches in rows, with equal axes; `legend` inches stay free for one."""
     columns = min(columns, count)
     rows = math.ceil(count / columns)
     figure = blank(max(1.0 + width * columns + legend, 4.5), 1.3 + height * rows)
-    grid = figure.subplots(rows, columns, sharex=True, sharey=True, squeeze=False).ravel()
+    grid = figure.subplots(rows, columns, sharex=True, sharey=sharey, squeeze=False).ravel()
     for ax in grid[count:]:
         ax.set_visible(False)
     for ax in grid[max(count - columns, 0) : count]:
@@ -70,9 +105,9 @@ def blank(width: float, height: float) -> Figure:
     return figure
 
 
-def nothing() -> Figure:
+def nothing(text: str = "Nothing to compare with the reference.") -> Figure:
     figure = blank(4.5, 1.2)
-    figure.text(0.5, 0.5, "Nothing to compare with the reference.", ha="center", va="center")
+    figure.text(0.5, 0.5, text, ha="center", va="center")
     return figure
 
 

@@ -20,12 +20,21 @@ from matplotlib.ticker import MaxNLocator
 
 from deltageom import drawing
 from deltageom.drawing import FAINT, GREY, STYLE
+from deltageom.frames import MATRIX_KEY
 from deltageom.palette import Look, looks
 from deltageom.records import whole_file
-from deltageom.tables import MATRIX_KEY, against
+from deltageom.tables import against
 
 Tables = Mapping[str, pd.DataFrame]
 
+CURVES = {  # metric: title of its panel
+    "loss": "loss (of different methods:\ndifferent quantities)",
+    "grad_norm": "gradient norm before clipping\n(the loss's unit)",
+    "delta_norm": "norm of the delta\n(Frobenius, in weights)",
+    "kl_to_base": "KL(base || run)\n(nats a token)",
+    "weight_share_correct": "share of |d loss / d log-prob|\non correct rows (0 to 1)",
+}
+SMOOTHED = ("loss", "grad_norm", "weight_share_correct")  # each batch has its own: the others are of the model alone
 PANEL_RUNS = 8  # more lines than that in one panel cannot be told apart
 FIGURES: dict[str, Callable[[Tables, str], Figure]] = {}  # by name, in the order of the summary
 
@@ -40,6 +49,37 @@ def _figure_of_study(draw: Callable[[Tables, str], Figure]) -> Callable[[Tables,
 
     FIGURES[draw.__name__] = styled
     return styled
+
+
+@_figure_of_study
+def training_curves(tables: Tables, _reference: str) -> Figure:
+    """Metrics of every run over its optimiser steps, a panel a metric; those of a batch with their running mean."""
+    table, look = tables["training_curves"], _looks(tables)
+    table = table[table["metric"].isin(list(CURVES))]
+    shown = [metric for metric in CURVES if table.loc[table["metric"] == metric, "value"].notna().any()]
+    if not shown:
+        return drawing.nothing("No training metrics.")
+    figure, axes = drawing.panels(len(shown), 3, 2.7, 2.3, legend=1.6, sharey=False)
+    steps = table.groupby("run")["step"].max()
+    for ax, metric in zip(axes, shown, strict=True):
+        for run, rows in table[table["metric"] == metric].groupby("run", sort=False):
+            values, style = rows.set_index("step")["value"].astype(float), look[str(run)]
+            if metric == "kl_to_base":
+                drawing.measured(ax, values, style)
+            else:
+                window = max(1, steps[run] // 25) if metric in SMOOTHED else 0
+                drawing.step_line(ax, values.reindex(range(1, steps[run] + 1)), style, window)
+        ax.set_title(CURVES[metric])
+        if metric == "grad_norm":
+            drawing.log_y(ax)
+        if metric == "weight_share_correct":
+            ax.set_ylim(-0.03, 1.03)
+        ax.xaxis.set_major_locator(MaxNLocator(5, integer=True, min_n_ticks=1))
+    figure.supxlabel("optimiser step", fontsize=9)
+    drawing.legend(figure, list(table["run"].unique()), look)
+    drawing.title(figure, "Training. Pale: each batch; bold: its running mean over 1/25 of the run's steps")
+    drawing.note_undefined(figure, table, "value", "values")
+    return figure
 
 
 @_figure_of_study

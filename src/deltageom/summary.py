@@ -5,13 +5,16 @@ from typing import Any
 
 import pandas as pd
 
+from deltageom.frames import MATRIX_KEY
 from deltageom.markdown import cell, escape, markdown
 from deltageom.methods import interface as methods
-from deltageom.tables import MATRIX_KEY, against
+from deltageom.run_tables import LORA
+from deltageom.tables import against
 
 Tables = Mapping[str, pd.DataFrame]
 
 SIGNIFICANCE = 0.05
+ENDING = ["steps_done", "stopped", "delta_norm", "matched_norm", "scale"]
 LISTED_PAIRS = 28  # as many as seven runs and the base make
 
 
@@ -21,6 +24,7 @@ def summary(study: Mapping[str, Any], tables: Tables, figures: Sequence[str]) ->
     captions = _captions(study, tables)
     sections = [
         _compared(study, tables),
+        _training(tables),
         _accuracy(study, tables),
         _geometry(study, tables),
         _connectivity(study, tables),
@@ -35,6 +39,7 @@ def summary(study: Mapping[str, Any], tables: Tables, figures: Sequence[str]) ->
 
 FIGURES_OF_SECTION = (
     (),
+    ("training_curves",),
     ("accuracy",),
     ("cosine_heatmap", "cosine_by_layer", "orthogonal_fraction_by_layer", "principal_angles"),
     ("connectivity_paths",),
@@ -53,15 +58,50 @@ def _compared(study: Mapping[str, Any], tables: Tables) -> tuple[str, str]:
         f"temperature {cell(rollouts['temperature'])}{nucleus}, at most {rollouts['max_tokens']} tokens, "
         f"seed {rollouts['seed']}; one set, shared by all runs on rollouts.",
         f"Runs: {len(training)}; the reference is {escape(study['measures']['reference'])}.",
-        f"LoRA: rank {_values(training['rank'])}, alpha {_values(training['alpha'])}, initial A from seed "
-        f"{_values(training['init_seed'])}{_shared(training['init_seed'])}; data order from seed "
-        f"{_values(training['seed'])}{_shared(training['seed'])}.",
+        *_trained(training),
         f"Evaluation: greedy, at most {study['evaluation']['max_tokens']} tokens, strict grader.",
     ]
-    runs = training.assign(loss=training["method"].map(full_name)).drop(columns=["rank", "alpha"])
-    first = ["run", "method", "loss", "options"]
-    runs = runs[first + [column for column in runs.columns if column not in first]]
-    return "What was compared", _bullets(facts) + "\n\n" + markdown(_readable(runs))
+    settings = [str(c) for c in training if c not in ("run", "method", "options", *ENDING)]
+    differ = [c for c in settings if _with(training, c).nunique(dropna=False) > 1]
+    same = [c for c in settings if c not in (*differ, *LORA, "seed") and training[c].notna().any()]
+    runs = training.assign(loss=training["method"].map(full_name))[["run", "method", "loss", "options", *differ]]
+    shared = ", ".join(f"{c.replace('_', ' ')} {cell(training[c].iloc[0])}" for c in same)
+    text = [_bullets(facts), markdown(_readable(runs)), _bullets([f"The same in every run: {shared}."])]
+    return "What was compared", "\n\n".join(text)
+
+
+def _trained(training: pd.DataFrame) -> list[str]:
+    """What is trained, from which seeds."""
+    whole, lora = training[training["adapter"] == "none"], training[training["adapter"] == "lora"]
+    seeds = f"Data order from seed {_values(training['seed'])}{_shared(training['seed'])}."
+    facts = []
+    if len(lora):
+        start = f"initial A from seed {_values(lora['init_seed'])}{_shared(lora['init_seed'])}"
+        scaling = " (scaled by alpha / sqrt(rank))" if lora["rslora"].all() else ""
+        facts.append(
+            f"LoRA: rank {_values(lora['rank'])}, alpha {_values(lora['alpha'])}{scaling}, dropout "
+            f"{_values(lora['dropout'])}; {start}."
+        )
+    if len(whole):
+        facts.append(f"Without an adapter, every weight trained: {_values(whole['run'])}.")
+    return [*facts, seeds]
+
+
+def _with(training: pd.DataFrame, column: str) -> pd.Series:
+    """The column's values in the runs that can have one: a setting of LoRA only where there is LoRA."""
+    return training.loc[training["adapter"] == "lora", column] if column in LORA else training[column]
+
+
+def _training(tables: Tables) -> tuple[str, str]:
+    training = tables["training"]
+    text = [
+        "How each training ended, and how long its delta is: the Frobenius norm of the whole delta as written. "
+        "`stopped` says by what: the last step, report_step, or the norm that it was to reach (matched norm).",
+        markdown(_readable(training[["run", *ENDING]])),
+    ]
+    if (training["adapter"] == "none").any():
+        text.append("A run without an adapter has no delta norm here: it is not followed where every weight trains.")
+    return "Training", "\n\n".join(text)
 
 
 def _accuracy(study: Mapping[str, Any], tables: Tables) -> tuple[str, str]:
@@ -154,7 +194,9 @@ def _cka(study: Mapping[str, Any], tables: Tables) -> tuple[str, str]:
 
 def _captions(study: Mapping[str, Any], tables: Tables) -> dict[str, str]:
     reference, training = escape(study["measures"]["reference"]), tables["training"]
-    seeds = f"Seeds: data order {_values(training['seed'])}, initial A {_values(training['init_seed'])}."
+    seeds = f"Seeds: data order {_values(training['seed'])}"
+    starts = training["init_seed"].dropna()
+    seeds += f", initial A {_values(starts)}." if len(starts) else "."
     modules, problems = _modules(tables), tables["accuracy"].drop_duplicates("benchmark")
     sizes = ", ".join(f"{escape(b)} n = {n}" for b, n in zip(problems["benchmark"], problems["n"], strict=True))
     measures, k = study["measures"], study["measures"]["geometry"]["top_k"]
@@ -162,6 +204,7 @@ def _captions(study: Mapping[str, Any], tables: Tables) -> dict[str, str]:
     angles = f"smallest (filled) and largest (hollow) of the k = {k} angles between the top left (output side) "
     angles += f"and right (input side) singular subspaces, over {modules} modules"
     texts = {
+        "training_curves": _of_curves(study, tables),
         "accuracy": f"Greedy pass@1 of the base and every run with 95 % Wilson intervals; {sizes}.",
         "cosine_heatmap": f"Cosine of every two updates, global: all {modules} modules stacked, not a mean.",
         "cosine_by_layer": f"Cosine of each update with {reference}'s, the modules of a layer stacked.",
@@ -175,6 +218,22 @@ def _captions(study: Mapping[str, Any], tables: Tables) -> dict[str, str]:
         f"{escape(cka['benchmark'])}, pooling {cka['pooling']}; solid: debiased, dashed: biased.",
     }
     return {name: f"{text} {seeds}" for name, text in texts.items()}
+
+
+def _of_curves(study: Mapping[str, Any], tables: Tables) -> str:
+    """The caption of the training curves: what each of the drawn metrics is."""
+    reference, drawn = study["reference"], set(tables["training_curves"]["metric"])
+    scaled = tables["training"]["match_norm"].str.endswith(", scale").eq(True).any()
+    before = "; of a run with match_norm how: scale the curve is before scaling, the table after" if scaled else ""
+    texts = {
+        "loss": "Losses of different methods are different quantities: their values do not compare, nor do grad_norms.",
+        "delta_norm": f"delta_norm: Frobenius norm of the whole delta{before}.",
+        "kl_to_base": "kl_to_base: k3 estimate of KL(base || run), nats a token, on the base's own samples for the "
+        f"first {reference['prompts']} prompts of {escape(reference['benchmark'] or '')}.",
+        "weight_share_correct": "weight_share_correct: share of |d loss / d log-prob| on correct rows (likelihood "
+        "and pairwise methods).",
+    }
+    return " ".join(text for metric, text in texts.items() if metric in drawn)
 
 
 def _figure(name: str, caption: str) -> str:

@@ -11,7 +11,8 @@ from typing import Any
 
 import pandas as pd
 from datasets import Dataset
-from transformers import PreTrainedModel, PreTrainedTokenizerBase, integrations
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
+from transformers.integrations import integration_utils as integrations
 from trl.trainer.dpo_config import DPOConfig
 from trl.trainer.kto_config import KTOConfig
 from trl.trainer.sft_config import SFTConfig

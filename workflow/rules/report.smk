@@ -22,6 +22,7 @@ FIGURE_NAMES = [
     "cosine_heatmap",
     "orthogonal_fraction_by_layer",
     "principal_angles",
+    "training_curves",
 ]
 TABLES = expand(
     f"{RESULTS}/tables/{{name}}.{{kind}}", name=TABLE_NAMES, kind=["csv", "md"]
