@@ -2,15 +2,18 @@
 
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
 import time
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pandas as pd
 import pytest
+from safetensors.torch import load_file, save_file
 
 from deltageom import checkpoints, training
 from deltageom.errors import UserError
@@ -152,22 +155,32 @@ def test_a_kill_after_the_last_step_trains_no_further(
         ({"learning_rate": 0.02}, r"training.learning_rate is 0.02, there 0.01"),
         ({"lora": {"init_seed": 7}}, r"training.lora.init_seed is 7, there 42"),
         ("rollouts", r"another rollouts"),
+        ("base", r"another base"),
+        ("held_out", r"another held_out"),
         ("processes", r"processes is 2, there 1"),
     ],
 )
 def test_a_checkpoint_of_another_training_is_an_error(
     change: Any, message: str, tiny_model: Path, base_settings: Base, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    run = settings(base_settings, "sft", steps=6)
+    run = settings(base_settings, "sft", steps=6, kl_every=6)
     given = paths(run, rollouts(), tiny_model, tmp_path)
     interrupted(monkeypatch, run, given, 3)
     execution = Execution(checkpoint_every=3)
     if change == "rollouts":
         paths(run, rollouts("1100 1010"), tiny_model, tmp_path)
+    elif change == "base":
+        shutil.copytree(tiny_model, tmp_path / "base")
+        weights = load_file(tmp_path / "base" / "model.safetensors")
+        weights["model.norm.weight"] *= 2
+        save_file(weights, tmp_path / "base" / "model.safetensors", {"format": "pt"})
+        given = replace(given, base=str(tmp_path / "base"))
+    elif change == "held_out":
+        pd.read_parquet(given.held_out)[:2].to_parquet(given.held_out)
     elif change == "processes":
         execution = Execution(processes=2, checkpoint_every=3)
     else:
-        run = settings(base_settings, "sft", steps=6, **change)
+        run = settings(base_settings, "sft", steps=6, kl_every=6, **change)
     with pytest.raises(
         UserError, match=f"checkpoint-3: is a checkpoint of another training .*{message}.*delete .*scratch"
     ):

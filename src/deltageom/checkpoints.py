@@ -16,15 +16,18 @@ MARK = "complete.json"
 STACK = ("torch", "transformers", "trl", "peft", "accelerate")
 
 
-def identity(settings: dict[str, Any], rollouts: Path, base: str, method: str, processes: int) -> dict[str, Any]:
+def identity(
+    settings: dict[str, Any], base: str, inputs: dict[str, Path | None], method: str, processes: int
+) -> dict[str, Any]:
     """All that decides the bytes of an adapter: a checkpoint is continued only where this is equal.
 
-    A hub model stands for itself by its name and revision, which are in the settings; a folder by its weights.
+    `inputs` are files, or folders of safetensors. The base is a folder's weights; a hub model stands for itself by its
+    name and revision, which are in the settings.
     """
+    folders = {"base": Path(base) if Path(base).is_dir() else None}
     return {
         "settings": settings,
-        "rollouts": _digest([rollouts]),
-        "base": _digest(sorted(Path(base).glob("*.safetensors"))) if Path(base).is_dir() else base,
+        **{name: _digest(path) for name, path in (inputs | folders).items() if path},
         "code": provenance.code_digest(["cli.train", f"methods.{method}"]),
         "processes": processes,
         **{package: metadata.version(package) for package in STACK},
@@ -76,10 +79,10 @@ def _short(value: Any) -> bool:
     return len(repr(value)) < 60
 
 
-def _digest(paths: list[Path]) -> str:
+def _digest(path: Path) -> str:
     digest = hashlib.sha256()
-    for path in paths:
-        with path.open("rb") as file:
+    for part in sorted(path.glob("*.safetensors")) if path.is_dir() else [path]:
+        with part.open("rb") as file:
             digest.update(hashlib.file_digest(file, "sha256").digest())
     return digest.hexdigest()
 

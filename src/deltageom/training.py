@@ -94,12 +94,9 @@ def train(settings: TrainSettings, paths: Paths, execution: Execution) -> None:
     dataset = rows.dataset_of(usable, chosen, method.FAMILY, options)
 
     trainer = build_trainer(settings, method, options, tokenizer, dataset, paths, execution)
-    counts |= {
-        "dropped_over_length": len(table) - len(usable),
-        "epochs": 0.0,
-    }
+    inputs = {name: getattr(paths, name) for name in ("rollouts", "reference", "held_out", "match")}
     identity = checkpoints.identity(
-        settings.model_dump(mode="json"), paths.rollouts, paths.base, settings.method, execution.processes
+        settings.model_dump(mode="json"), paths.base, inputs, settings.method, execution.processes
     )
     trainer.on_checkpoint = checkpoints.marker(identity)
     resumed = checkpoints.latest(paths.scratch, identity)
@@ -114,7 +111,8 @@ def train(settings: TrainSettings, paths: Paths, execution: Execution) -> None:
         raise
     if not trainer.is_world_process_zero():
         return
-    counts["epochs"] = counts["steps_done"] * trainer.rows_a_step() / counts["selected"]
+    epochs = counts["steps_done"] * trainer.rows_a_step() / counts["selected"]
+    counts |= {"dropped_over_length": len(table) - len(usable), "epochs": epochs}
     _write_model(trainer, paths)
     write_metrics(paths.output / "metrics.parquet", trainer.state.log_history, counts)
     write_json(paths.output / "selection.json", counts)
