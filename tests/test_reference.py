@@ -1,5 +1,6 @@
 """The base's own log-probs, and how far a run has gone from it."""
 
+import json
 import math
 import shutil
 from pathlib import Path
@@ -8,6 +9,7 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
+from peft import PeftModel
 from transformers import AutoModelForCausalLM
 
 from deltageom.errors import UserError
@@ -98,25 +100,41 @@ def test_k3_is_the_kl_in_expectation_and_never_negative() -> None:
         assert k3(p.log()[None], q.log()[None]) >= 0
 
 
+def k3_by_hand(adapter: Path, base: Path, held_out: Path) -> float:
+    """Of the adapter as written, by the plain forward."""
+    model = PeftModel.from_pretrained(AutoModelForCausalLM.from_pretrained(base), adapter).double().eval()
+    terms: list[float] = []
+    for row in pd.read_parquet(held_out).itertuples():
+        of_run = log_probs(model, list(row.prompt_token_ids), list(row.token_ids)).numpy()
+        ratio = of_run - np.array(row.token_log_probs)
+        terms.extend(np.exp(ratio) - 1 - ratio)
+    return float(np.mean(terms))
+
+
 def test_kl_is_followed_at_its_steps(tiny_model: Path, base_settings: Base, tmp_path: Path) -> None:
     """And is what the written adapter gives on the same samples, by the plain forward."""
-    from peft import PeftModel
-
     run = settings(base_settings, "sft", steps=5, kl_every=2)
     given = paths(run, rollouts(), tiny_model, tmp_path)
     train(run, given, Execution())
     metrics = pd.read_parquet(given.output / "metrics.parquet")
     kl = metrics[metrics["metric"] == "kl_to_base"].set_index("step")["value"]
     assert list(kl.index) == [2, 4, 5]
-    model = PeftModel.from_pretrained(AutoModelForCausalLM.from_pretrained(tiny_model), given.output).double().eval()
-    held_out = pd.read_parquet(given.held_out)
-    terms = []
-    for row in held_out.itertuples():
-        of_run = log_probs(model, list(row.prompt_token_ids), list(row.token_ids)).numpy()
-        ratio = of_run - np.array(row.token_log_probs)
-        terms.extend(np.exp(ratio) - 1 - ratio)
-    assert kl[5] == pytest.approx(np.mean(terms), rel=1e-3)
+    assert kl[5] == pytest.approx(k3_by_hand(given.output, tiny_model, given.held_out), rel=1e-3)
     assert 0 < kl[2] < kl[5]
+    assert json.loads((given.output / "selection.json").read_text())["kl_to_base"] == kl[5]
+
+
+def test_the_kl_of_a_scaled_delta_is_its_own(tiny_model: Path, base_settings: Base, tmp_path: Path) -> None:
+    other = paths(settings(base_settings, "sft"), rollouts(), tiny_model, tmp_path / "other")
+    train(settings(base_settings, "sft"), other, Execution())
+    run = settings(base_settings, "dft", match_norm={"run": "other", "how": "scale"}, steps=2, kl_every=2)
+    given = paths(run, rollouts(), tiny_model, tmp_path, match=other.output)
+    train(run, given, Execution())
+    metrics = pd.read_parquet(given.output / "metrics.parquet")
+    before = metrics[metrics["metric"] == "kl_to_base"]["value"].iloc[-1]
+    after = json.loads((given.output / "selection.json").read_text())["kl_to_base"]
+    assert after == pytest.approx(k3_by_hand(given.output, tiny_model, given.held_out), rel=1e-3)
+    assert after > 2 * before
 
 
 def test_following_the_kl_loses_no_other_metric(tiny_model: Path, base_settings: Base, tmp_path: Path) -> None:

@@ -58,7 +58,14 @@ def built(study):
     cka = pd.DataFrame(
         [(0, math.nan, math.nan), (1, 0.5, 0.7), (2, 0.8, 0.9)], columns=["layer", "debiased", "biased"]
     ).melt("layer", var_name="estimator", value_name="similarity")
-    ends = {"steps_done": 64, "stopped": "steps", "delta_norm": 2.5, "matched_norm": None, "scale": 1.0}
+    ends = {
+        "steps_done": 64,
+        "stopped": "steps",
+        "delta_norm": 2.5,
+        "matched_norm": None,
+        "scale": 1.0,
+        "kl_to_base": 0.25,
+    }
     selections = {run: ends | {"problems": 512, "selected": 400} for run in RUNS}
     metrics = pd.DataFrame({"step": 1, "metric": ["loss", "delta_norm", "kl_to_base", "weight_share_correct"]})
     return tables.build(
@@ -155,7 +162,7 @@ def test_training_says_how_each_run_ended_and_what_its_curves_are(study, built):
     assert page.index("## What was compared") < page.index("## Training") < page.index("## Accuracy")
     assert list(rows_of(page, "steps done")["dpo"].items()) == [
         ("run", "dpo"), ("steps done", "64"), ("stopped", "steps"), ("delta norm", "2.5"), ("matched norm", "–"),
-        ("scale", "1"),
+        ("scale", "1"), ("kl to base", "0.25"),
     ]  # fmt: skip
     assert "without an adapter" not in page
     (caption,) = re.findall(r"\]\(figures/training_curves\.png\)\n\n(.+)\n", page)
@@ -180,7 +187,7 @@ def test_caption_says_what_is_drawn_alone_and_when_a_curve_is_before_scaling(stu
     for how, said in (("scale", True), ("stop", False)):
         training = built["training"].assign(match_norm=pd.array([None, None, f"sft, {how}"], dtype="str"))
         shown = caption(training=training, training_curves=curves[curves["metric"] != "kl_to_base"])
-        assert ("the curve is before scaling, the table after" in shown) == said
+        assert ("the curves are before scaling, the table after" in shown) == said
 
 
 def test_other_seeds_are_said_to_differ(study, built):

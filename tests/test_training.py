@@ -75,6 +75,7 @@ def test_files_say_what_was_done(tiny_model: Path, base_settings: Base, tmp_path
         "stopped": "steps",
         "matched_norm": None,
         "scale": 1.0,
+        "kl_to_base": None,
     }
     rows = metrics(output)
     assert list(rows.index) == [1, 2, 3, 4]

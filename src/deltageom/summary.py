@@ -14,7 +14,7 @@ from deltageom.tables import against
 Tables = Mapping[str, pd.DataFrame]
 
 SIGNIFICANCE = 0.05
-ENDING = ["steps_done", "stopped", "delta_norm", "matched_norm", "scale"]
+ENDING = ["steps_done", "stopped", "delta_norm", "matched_norm", "scale", "kl_to_base"]
 LISTED_PAIRS = 28  # as many as seven runs and the base make
 
 
@@ -224,7 +224,7 @@ def _of_curves(study: Mapping[str, Any], tables: Tables) -> str:
     """The caption of the training curves: what each of the drawn metrics is."""
     reference, drawn = study["reference"], set(tables["training_curves"]["metric"])
     scaled = tables["training"]["match_norm"].str.endswith(", scale").eq(True).any()
-    before = "; of a run with match_norm how: scale the curve is before scaling, the table after" if scaled else ""
+    before = "; of a run with match_norm how: scale the curves are before scaling, the table after" if scaled else ""
     texts = {
         "loss": "Losses of different methods are different quantities: their values do not compare, nor do grad_norms.",
         "delta_norm": f"delta_norm: Frobenius norm of the whole delta{before}.",

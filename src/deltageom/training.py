@@ -100,10 +100,10 @@ def train(settings: TrainSettings, paths: Paths, execution: Execution) -> None:
     )
     trainer.on_checkpoint = checkpoints.marker(identity)
     resumed = checkpoints.latest(paths.scratch, identity)
-    watch = _watch(trainer, settings, paths, execution)
+    norm, kl = _watch(trainer, settings, paths, execution)
     try:
         trainer.train(resume_from_checkpoint=str(resumed) if resumed else None)
-        counts |= _ending(trainer, settings, watch)
+        counts |= _ending(trainer, settings, norm) | {"kl_to_base": kl.estimate() if kl else None}
     except UserError:
         # what cannot be trained cannot be continued; the correction is another training
         if trainer.is_world_process_zero():
@@ -227,18 +227,21 @@ def write_metrics(path: Path, history: list[dict[str, float]], counts: dict[str,
         table.astype({"step": "int32", "metric": "str", "value": "float64"}).to_parquet(aside, index=False)
 
 
-def _watch(trainer: AnyTrainer, settings: TrainSettings, paths: Paths, execution: Execution) -> NormWatch | None:
-    """Adds what is followed step by step; gives the watch on the norm, which only an adapter has."""
-    watch = None
+def _watch(
+    trainer: AnyTrainer, settings: TrainSettings, paths: Paths, execution: Execution
+) -> tuple[NormWatch | None, KlWatch | None]:
+    """Adds what is followed step by step: the norm, which only an adapter has, and the KL where the study asks."""
+    norm = kl = None
     match = settings.training.match_norm
     if settings.training.adapter == "lora":
         target = target_norm(_needed(paths.match, "--match", settings), settings) if match else None
-        watch = NormWatch(trainer, target, stops=bool(match and match.how == "stop"))
-        trainer.add_callback(watch)
+        norm = NormWatch(trainer, target, stops=bool(match and match.how == "stop"))
+        trainer.add_callback(norm)
     if settings.training.kl_every:
         held_out = _needed(paths.held_out, "--held-out", settings)
-        trainer.add_callback(KlWatch(trainer, held_out, settings.training.kl_every, execution.batch_size))
-    return watch
+        kl = KlWatch(trainer, held_out, settings.training.kl_every, execution.batch_size)
+        trainer.add_callback(kl)
+    return norm, kl
 
 
 def target_norm(folder: Path, settings: TrainSettings) -> float:
