@@ -310,6 +310,7 @@ def _check_reporters(paths: Paths, execution: Execution) -> None:
     for name in execution.report_to:
         if not AVAILABLE[name]():
             raise UserError(f"execution.report_to: {name} is not installed: install it, or remove it from the list")
-    # its files would else lie in the scratch folder, and go with it
-    study = paths.output.parent.parent
-    os.environ.setdefault("TENSORBOARD_LOGGING_DIR", str(study / "tensorboard" / paths.output.name))
+    if "tensorboard" in execution.report_to:
+        # its files would else lie in the scratch folder, and go with it
+        study = paths.output.parent.parent
+        os.environ.setdefault("TENSORBOARD_LOGGING_DIR", str(study / "tensorboard" / paths.output.name))

@@ -11,7 +11,7 @@ from deltageom import problems as problem_sets
 from deltageom.code import import_closure
 from deltageom.errors import UserError
 from deltageom.methods import interface as methods
-from deltageom.schema import EMBEDDED
+from deltageom.schema import EMBEDDED, Execution
 from deltageom.study import load_study, settings
 
 # The commands are installed beside this Python; a job's conda environment, if there is one, still comes first.
@@ -28,6 +28,10 @@ try:
 except UserError as error:
     raise WorkflowError(f"study {config.get('study')!r} cannot run:\n{error}")
 
+# Without how runs are trained, which is nothing that the summary speaks of.
+COMPARED = STUDY.model_copy(
+    update={"execution": Execution(processes=1, checkpoint_every=None, report_to=[])}
+)
 RESULTS = f"results/{STUDY.study}"
 # Sorted: the order of keys in a study's file changes no job. Reports alone keep the study's order.
 RUNS = sorted(STUDY.runs)

@@ -119,7 +119,7 @@ rule summary:
         mem_mb=2000,
         runtime=30,
     params:
-        settings=lambda _: settings(STUDY),
+        settings=lambda _: settings(COMPARED),
         tables=lambda _, input: folder(input.tables),
         figures=lambda _, input: folder(input.figures),
     shell:
