@@ -1,5 +1,6 @@
 """Two processes train as one does: the same losses, and the same adapter up to the order of a sum."""
 
+import json
 import os
 import subprocess
 from pathlib import Path
@@ -26,8 +27,10 @@ def test_two_processes_are_one(
     for processes in (1, 2):
         folder = tmp_path / str(processes) / "inputs"
         given = paths(run, rollouts("1010 1111 0001 0000 0110"), tiny_model, folder)
+        written = folder / "provenance.json"
+        options = ["--checkpoint-every", "2", "--report-to", "tensorboard", "--provenance", str(written)]
         done = subprocess.run(
-            command(run, given, "--processes", str(processes), "--checkpoint-every", "2", "--report-to", "tensorboard"),
+            command(run, given, "--processes", str(processes), *options),
             env=environment(),
             capture_output=True,
             text=True,
@@ -37,6 +40,7 @@ def test_two_processes_are_one(
         table = pd.read_parquet(given.output / "metrics.parquet")
         found[processes] = table.pivot(index="step", columns="metric", values="value")
         assert len(list((given.output.parent.parent / "tensorboard" / "run").iterdir())) == 1
+        assert json.loads(written.read_text())["machine"]["processes"] == processes
         adapters[processes] = load_file(given.output / "adapter_model.safetensors")
     exact = ["loss", "grad_norm", "delta_norm", "kl_to_base", "learning_rate", "epoch", "tokens"]
     exact += [name for name in ("loss_correct", "loss_wrong", "weight_share_correct") if name in found[1]]

@@ -47,7 +47,10 @@ def _run(command: ModuleType, arguments: argparse.Namespace) -> None:
     if arguments.provenance:
         settings = json.loads(arguments.settings) if "settings" in arguments else {}
         modules = [command.__name__.removeprefix("deltageom."), *found_by_name]
-        records.write_json(arguments.provenance, watch.record(arguments.command, settings, modules))
+        record = watch.record(arguments.command, settings, modules)
+        if "processes" in arguments:  # the order of a sum, and so its last digits, depends on them
+            record["machine"]["processes"] = arguments.processes
+        records.write_json(arguments.provenance, record)
 
 
 def _commands() -> dict[str, ModuleType]:
