@@ -176,11 +176,8 @@ def build(name: str, folder: Path, size: str, device: str, steps: int) -> Any:
     method = interface.load(method_name)
     chosen_options = method.Options.model_validate(options)
     tokenizer = models.load_tokenizer(paths.base, settings.base)
-    table = rows.read(paths.rollouts, "rollout", settings, tokenizer)
-    if "base" in method.NEEDS:
-        table = rows.with_base(table, folder / "reference.parquet")
-    chosen, _ = rows.select(table, method, chosen_options, settings)
-    dataset = rows.dataset_of(table, chosen, method.FAMILY, chosen_options)
+    reference = folder / "reference.parquet"
+    dataset, _ = rows.prepare(settings, method, chosen_options, tokenizer, paths.rollouts, reference)
     if name not in (SFT, DPO):
         return training.build_trainer(settings, method, chosen_options, tokenizer, dataset, paths, training.Execution())
     shared = {

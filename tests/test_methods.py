@@ -27,7 +27,6 @@ ROWS = Rows(
     rewards=REWARDS,
     problems=np.array(["a", "a", "a", "b", "b"]),
     group_means=np.array([0.25, 0.25, 0.25, 1.0, 1.0]),  # a fourth rollout of a, a wrong one, was too long
-    group_sizes=np.array([4, 4, 4, 2, 2]),
     lengths=np.array([3, 2, 4, 2, 2]),
     token_ids=TOKENS,
     token_log_probs=BEHAVIOUR,

@@ -104,9 +104,5 @@ def built(run: TrainSettings, table: pd.DataFrame, base: Path, folder: Path, **e
     method = interface.load(run.method)
     options = method.Options.model_validate(run.options)
     tokenizer = models.load_tokenizer(str(base), run.base)
-    usable = rows.within_length(rows.read(given.rollouts, method.SOURCE, run, tokenizer), run)
-    if given.reference:
-        usable = rows.with_base(usable, given.reference)
-    chosen, _ = rows.select(usable, method, options, run)
-    dataset = rows.dataset_of(usable, chosen, method.FAMILY, options)
+    dataset, _ = rows.prepare(run, method, options, tokenizer, given.rollouts, given.reference)
     return training.build_trainer(run, method, options, tokenizer, dataset, given, training.Execution(**execution))

@@ -11,12 +11,12 @@ import torch
 from peft import LoraConfig
 from peft.tuners.lora import LoraLayer
 
-from deltageom import schema
+from deltageom import adapters, schema
 from deltageom.errors import UserError
 from deltageom.jobs import TrainSettings
 from deltageom.records import write_json
 
-FILES = ("adapter_config.json", "adapter_model.safetensors")
+FILES = (adapters.CONFIG, adapters.WEIGHTS)
 Model = Any  # a PeftModel; transformers and peft type it in part
 
 

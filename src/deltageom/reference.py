@@ -9,7 +9,9 @@ import pyarrow.parquet as pq
 import torch
 from trl.trainer.utils import add_fused_lm_head
 
-from deltageom import engines, models, scoring
+from deltageom import models, scoring
+from deltageom.engines import Sampling
+from deltageom.engines.transformers import TransformersEngine
 from deltageom.errors import UserError
 from deltageom.jobs import ReferenceSettings
 from deltageom.records import Problem, whole_file
@@ -57,8 +59,8 @@ def write(settings: ReferenceSettings, base: str, rollouts: Path, problems: list
     prompts = [models.prompt_ids(tokenizer, settings.prompt, problem.question) for problem in chosen]
     completions = []
     if prompts:
-        engine = engines.load("transformers", base, settings.base, settings.device, None, wanted.batch_size)
-        sampling = engines.Sampling(1, 1.0, 1.0, 0, wanted.max_tokens, wanted.seed)
+        engine = TransformersEngine(model, tokenizer.pad_token_id, tokenizer.eos_token_id, wanted.batch_size)
+        sampling = Sampling(1, 1.0, 1.0, 0, wanted.max_tokens, wanted.seed)
         completions = [made.token_ids for (made,) in engine.generate(prompts, sampling)]
     with autocast(settings.base, settings.device):
         scores = scoring.token_log_probs(model, prompts, completions, wanted.batch_size)

@@ -19,6 +19,27 @@ COLUMNS = ["problem_id", "sample", "source", "prompt_token_ids", "token_ids", "t
 REWARDS = (0.0, 1.0)
 
 
+def prepare(
+    settings: TrainSettings,
+    method: ModuleType,
+    options: MethodOptions,
+    tokenizer: models.Tokenizer,
+    rollouts: Path,
+    reference: Path | None,
+) -> tuple[Dataset, dict[str, Any]]:
+    """The rows that the run's trainer is given, and their counts, from the rollouts and, where the method needs
+    them, the base's log-probs of them. Raises UserError for what the functions below do."""
+    table = read(rollouts, method.SOURCE, settings, tokenizer)
+    usable = within_length(table, settings)
+    if "base" in method.NEEDS:
+        if reference is None:
+            raise UserError(f"run {settings.run!r}: its settings need --reference")
+        usable = with_base(usable, reference)
+    chosen, counts = select(usable, method, options, settings)
+    counts["dropped_over_length"] = len(table) - len(usable)
+    return dataset_of(usable, chosen, method.FAMILY, options), counts
+
+
 def read(path: Path, source: str, settings: TrainSettings, tokenizer: models.Tokenizer) -> pd.DataFrame:
     """The rollouts' rows of one source, with their groups' `group_mean` and `group_size` and their `length` in tokens.
 
@@ -88,7 +109,6 @@ def select(
         rewards=rewards,
         problems=problems,
         group_means=table["group_mean"].to_numpy(np.float64),
-        group_sizes=table["group_size"].to_numpy(np.intp),
         lengths=table["token_ids"].map(len).to_numpy(np.intp),
         token_ids=list(table["token_ids"]),
         token_log_probs=behaviour if len(behaviour) == len(table) else None,

@@ -33,7 +33,7 @@ AVAILABLE = {
     "trackio": integrations.is_trackio_available,
 }
 AnyTrainer = LikelihoodTrainer | PreferenceTrainer | UnpairedTrainer
-CHECKPOINT_FILES = ("config.json", "generation_config.json", "model.safetensors")
+CHECKPOINT_FILES = (adapters.MODEL_CONFIG, "generation_config.json", adapters.MODEL_WEIGHTS)
 # transformers' and TRL's names, and ours, of the numbers that metrics.parquet has of a step; other names are kept
 RENAMED = {
     "num_input_tokens_seen": "tokens",
@@ -86,13 +86,7 @@ def train(settings: TrainSettings, paths: Paths, execution: Execution) -> None:
     method = interface.load(settings.method)
     options = method.Options.model_validate(settings.options)
     tokenizer = models.load_tokenizer(paths.base, settings.base)
-    table = rows.read(paths.rollouts, method.SOURCE, settings, tokenizer)
-    usable = rows.within_length(table, settings)
-    if "base" in method.NEEDS:
-        usable = rows.with_base(usable, _needed(paths.reference, "--reference", settings))
-    chosen, counts = rows.select(usable, method, options, settings)
-    dataset = rows.dataset_of(usable, chosen, method.FAMILY, options)
-
+    dataset, counts = rows.prepare(settings, method, options, tokenizer, paths.rollouts, paths.reference)
     trainer = build_trainer(settings, method, options, tokenizer, dataset, paths, execution)
     inputs = {name: getattr(paths, name) for name in ("rollouts", "reference", "held_out", "match")}
     identity = checkpoints.identity(
@@ -111,8 +105,7 @@ def train(settings: TrainSettings, paths: Paths, execution: Execution) -> None:
         raise
     if not trainer.is_world_process_zero():
         return
-    epochs = counts["steps_done"] * trainer.rows_a_step() / counts["selected"]
-    counts |= {"dropped_over_length": len(table) - len(usable), "epochs": epochs}
+    counts["epochs"] = counts["steps_done"] * trainer.rows_a_step() / counts["selected"]
     _write_model(trainer, paths)
     write_metrics(paths.output / "metrics.parquet", trainer.state.log_history, counts)
     write_json(paths.output / "selection.json", counts)

@@ -8,7 +8,7 @@ rule reference:
             if STUDY.reference.benchmark
             else []
         ),
-        code=code("reference", "engines.transformers"),
+        code=code("reference"),
     output:
         log_probs=f"{RESULTS}/reference/log_probs.parquet",
         held_out=f"{RESULTS}/reference/held_out.parquet",

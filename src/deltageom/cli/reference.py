@@ -14,10 +14,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--output", type=Path, required=True, help="folder for log_probs.parquet and held_out.parquet")
 
 
-def run(arguments: argparse.Namespace) -> list[str]:
+def run(arguments: argparse.Namespace) -> None:
     from deltageom import jobs, records, reference
 
     settings = parse_settings(jobs.ReferenceSettings, arguments.settings)
     problems = records.read_problems(arguments.problems) if arguments.problems else []
     reference.write(settings, arguments.base, arguments.rollouts, problems, arguments.output)
-    return ["engines.transformers"]

@@ -60,17 +60,16 @@ class PairOptions(MethodOptions):
 class Rows:
     """What a method selects from, N rows.
 
-    rewards (N,) in {0, 1}; problems (N,) problem ids, equal ids a group; group_means (N,) and group_sizes (N,) of the
-    rewards of all that was sampled for the row's problem, rows that were dropped for their length included; lengths
-    (N,) completion tokens; token_ids (N,) each an array (length,); token_log_probs (N,) each an array (length,), under
-    the sampling policy, or None where the rollouts have none; base_log_probs (N,) of the whole completion under the
-    base, or None where the method does not need "base".
+    rewards (N,) in {0, 1}; problems (N,) problem ids, equal ids a group; group_means (N,), the mean reward of all that
+    was sampled for the row's problem, rows that were dropped for their length included; lengths (N,) completion tokens;
+    token_ids (N,) each an array (length,); token_log_probs (N,) each an array (length,), under the sampling policy, or
+    None where the rollouts have none; base_log_probs (N,) of the whole completion under the base, or None where the
+    method does not need "base".
     """
 
     rewards: Floats
     problems: Strings
     group_means: Floats
-    group_sizes: Indices
     lengths: Indices
     token_ids: Sequence[NDArray[Any]]
     token_log_probs: Sequence[Floats] | None
