@@ -1,4 +1,7 @@
+import gc
 import json
+import multiprocessing
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -6,13 +9,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from huggingface_hub.errors import LocalEntryNotFoundError
 from peft import LoraConfig, get_peft_model
 from safetensors.torch import load_file, save_file
 from transformers import Qwen3Config, Qwen3ForCausalLM
 
-from deltageom import hub
-from deltageom.adapters import is_checkpoint, module_names, read_factors
+from deltageom.adapters import Adapter, layer_of, open_run, read_factors
 from deltageom.errors import UserError
 
 QUERY = "layers.2.self_attn.q_proj"
@@ -94,7 +95,7 @@ def test_the_delta_is_pefts_own(options, tmp_path):
 
 
 def test_modules_come_in_natural_order(saved):
-    names = module_names(saved)
+    names = open_run(saved).modules
     assert len(names) == 22
     assert names[:3] == [
         "layers.0.self_attn.q_proj",
@@ -116,6 +117,19 @@ def test_every_float_type_is_read_exactly(adapter, dtype):
     factors = read_factors(adapter, QUERY)
     assert np.array_equal(factors.a, stored[f"{PREFIX}{QUERY}.lora_A.weight"].double().numpy())
     assert np.array_equal(factors.b, stored[f"{PREFIX}{QUERY}.lora_B.weight"].double().numpy())
+
+
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float32, torch.float16, torch.bfloat16])
+def test_a_tensor_of_several_blocks_is_read_exactly_and_whole(adapter, dtype):
+    torch.manual_seed(0)
+    name = f"{PREFIX}{QUERY}.lora_A.weight"
+    large = torch.randn(4, 99_999).to(dtype)
+    change_tensors(adapter, lambda tensors: tensors.update({name: large}))
+    assert np.array_equal(read_factors(adapter, QUERY).a, large.double().numpy())
+    large[-1, -1] = float("nan")
+    change_tensors(adapter, lambda tensors: tensors.update({name: large}))
+    with pytest.raises(UserError, match="holds NaN"):
+        read_factors(adapter, QUERY)
 
 
 def test_integers_are_refused(adapter):
@@ -146,36 +160,59 @@ def test_values_that_are_not_finite_name_the_tensor(adapter, value, factor):
 def test_a_truncated_file_is_named(adapter, keep):
     path = adapter / "adapter_model.safetensors"
     path.write_bytes(path.read_bytes()[:keep])
-    for read in (module_names, lambda folder: read_factors(folder, QUERY)):
-        with pytest.raises(UserError, match=r"adapter_model\.safetensors: truncated"):
-            read(adapter)
+    with pytest.raises(UserError, match=r"adapter_model\.safetensors: truncated"):
+        open_run(adapter)
 
 
 @pytest.mark.parametrize("content", [b"\x02" + bytes(7) + b"[]", b"\x08" + bytes(7) + b'{"a": 1}', b"x" * 64])
 def test_a_file_of_another_kind_is_named(adapter, content):
     (adapter / "adapter_model.safetensors").write_bytes(content)
     with pytest.raises(UserError, match="not a safetensors file"):
-        module_names(adapter)
+        open_run(adapter)
 
 
 def test_a_folder_that_is_no_adapter(adapter):
     with pytest.raises(UserError, match="no such folder"):
-        module_names(adapter / "nowhere")
+        open_run(adapter / "nowhere")
     (adapter / "adapter_model.safetensors").unlink()
     with pytest.raises(UserError, match=r"adapter_model\.safetensors: no such file"):
-        module_names(adapter)
+        open_run(adapter)
     (adapter / "adapter_config.json").write_text("{")
     with pytest.raises(UserError, match="not JSON"):
-        module_names(adapter)
+        open_run(adapter)
     (adapter / "adapter_config.json").unlink()
+    with pytest.raises(UserError, match=r"neither adapter_config\.json and .*; it is empty"):
+        open_run(adapter)
     with pytest.raises(UserError, match=r"no adapter_config\.json"):
-        module_names(adapter)
+        Adapter(adapter)
+    (adapter / "notes.txt").touch()
+    (adapter / "checkpoint-100").mkdir()
+    with pytest.raises(UserError, match=r"it has checkpoint-100, notes\.txt"):
+        open_run(adapter)
+
+
+@pytest.mark.parametrize("config", ["adapter_config.json", "config.json"])
+@pytest.mark.parametrize("weights", ["adapter_model.bin", "pytorch_model.bin", "pytorch_model.bin.index.json"])
+def test_pickled_weights_are_named_with_the_way_out(adapter, config, weights):
+    (adapter / "adapter_model.safetensors").unlink()
+    (adapter / "adapter_config.json").rename(adapter / config)
+    (adapter / weights).touch()
+    if config == "adapter_config.json" and weights != "adapter_model.bin":
+        with pytest.raises(UserError, match=r"adapter_model\.safetensors: no such file"):
+            open_run(adapter)
+        return
+    with pytest.raises(UserError, match=rf"it has {weights}, but safetensors only .*safe_serialization=True"):
+        open_run(adapter)
 
 
 @pytest.mark.parametrize(
     ("change", "what"),
     [
-        ({"use_dora": True}, "use_dora"),
+        ({"use_dora": True}, r"adapter_config\.json: use_dora"),
+        ({"target_parameters": ["mlp.experts.gate_up_proj"]}, r"adapter_config\.json: target_parameters is set"),
+        ({"alora_invocation_tokens": [1, 2]}, "alora_invocation_tokens is set"),
+        ({"arrow_config": {"top_k": 2}}, "arrow_config is set"),
+        ({"init_lora_weights": "LoftQ"}, "'LoftQ' changes the base's weights"),
         ({"peft_type": "LOHA"}, "peft_type"),
         ({"init_lora_weights": "pissa_niter_4"}, "pissa_niter_4"),
         ({"r": None}, "r must be"),
@@ -202,150 +239,178 @@ def test_factors_that_do_not_fit(adapter):
 def test_weights_beside_the_factors_are_refused(adapter):
     change_tensors(adapter, lambda tensors: tensors.update({"base_model.model.lm_head.weight": torch.ones(2, 2)}))
     with pytest.raises(UserError, match=r"lm_head\.weight is no LoRA factor"):
-        module_names(adapter)
+        open_run(adapter)
+
+
+@pytest.mark.filterwarnings("ignore:Unsupported layer type")
+@pytest.mark.parametrize(
+    ("options", "what"),
+    [
+        ({"use_dora": True}, "use_dora is set"),
+        ({"modules_to_save": ["lm_head"]}, r"lm_head\.weight is no LoRA factor"),
+        ({"lora_bias": True}, r"lora_B\.bias is no LoRA factor"),
+        ({"trainable_token_indices": [3]}, r"embed_tokens\S* is no LoRA factor"),
+        ({"target_modules": ["embed_tokens"]}, r"embed_tokens\S* is no LoRA factor"),
+        ({"init_lora_weights": "pissa"}, "init_lora_weights 'pissa' changes"),
+        ({"init_lora_weights": "olora"}, "init_lora_weights 'olora' changes"),
+    ],
+)
+def test_what_peft_saves_of_other_adapters_is_refused(tmp_path, options, what):
+    peft_model(**options).save_pretrained(tmp_path)
+    with pytest.raises(UserError, match=what):
+        open_run(tmp_path)
+
+
+def test_dora_is_seen_by_its_tensors_too(tmp_path):
+    peft_model(use_dora=True).save_pretrained(tmp_path)
+    change_config(tmp_path, use_dora=False)
+    with pytest.raises(
+        UserError, match=r"adapter_model\.safetensors: \S*lora_magnitude_vector\S* is no LoRA factor.*DoRA"
+    ):
+        open_run(tmp_path)
+
+
+def test_an_adapter_without_tensors_and_one_with_a_module_twice(adapter):
+    change_tensors(
+        adapter, lambda tensors: tensors.update({f"base_model.model.{QUERY}.lora_A.weight": torch.ones(4, 16)})
+    )
+    with pytest.raises(UserError, match=rf"{QUERY}\.lora_A\.weight would both be of one module"):
+        open_run(adapter)
+    change_tensors(adapter, dict.clear)
+    with pytest.raises(UserError, match="it has no tensors"):
+        open_run(adapter)
+
+
+def test_what_a_run_says_of_itself(saved, adapter):
+    run = open_run(saved)
+    assert (run.kind, run.folder, run.base_name, run.notes) == ("adapter", saved, None, [])
+    change_config(adapter, base_model_name_or_path="Qwen/Qwen3-4B")
+    assert open_run(adapter).base_name == "Qwen/Qwen3-4B"
+
+
+def test_a_language_model_within_another_has_the_names_of_one_alone(adapter):
+    def rename(tensors):
+        for name in list(tensors):
+            tensors[name.replace(PREFIX, f"{PREFIX}language_model.")] = tensors.pop(name)
+
+    names = open_run(adapter).modules
+    change_tensors(adapter, rename)
+    assert open_run(adapter).modules == names
+
+
+def test_large_values_are_no_infinite_ones(adapter):
+    name = f"{PREFIX}{QUERY}.lora_A.weight"
+    large = torch.full((4, 16), 1.7e308, dtype=torch.float64)  # their sum is none of float64
+    change_tensors(adapter, lambda tensors: tensors.update({name: large}))
+    assert (read_factors(adapter, QUERY).a == 1.7e308).all()
+
+
+@pytest.mark.parametrize("values", [[float("inf"), float("-inf")], [float("nan"), 1.0]])
+def test_infinite_values_of_both_signs_do_not_cancel(adapter, values):
+    name = f"{PREFIX}{QUERY}.lora_A.weight"
+    change_tensors(adapter, lambda tensors: tensors.update({name: torch.tensor(values).repeat(4, 8)}))
+    with pytest.raises(UserError, match="holds NaN or infinite"):
+        read_factors(adapter, QUERY)
+
+
+def test_headers_are_read_once_and_the_tensors_from_the_file_that_was_opened(adapter):
+    run = open_run(adapter)
+    expected = read_factors(adapter, QUERY).b
+    for path in list(adapter.iterdir()):
+        path.unlink()
+    assert np.array_equal(run.read(QUERY).b, expected)
+
+
+def test_a_file_cut_after_it_was_opened_is_named(adapter):
+    run, path = open_run(adapter), adapter / "adapter_model.safetensors"
+    content = path.read_bytes()
+    with path.open("r+b") as file:
+        file.truncate(path.stat().st_size - 8)
+    header = json.loads(content[8 : 8 + int.from_bytes(content[:8], "little")])
+    header.pop("__metadata__")
+    last = max(header, key=lambda name: header[name]["data_offsets"])
+    with pytest.raises(UserError, match=r"adapter_model\.safetensors: truncated"):
+        run.read(last.removeprefix(PREFIX).rsplit(".", 2)[0])
+
+
+def test_a_header_whose_offsets_do_not_fit_the_shape_is_named(adapter):
+    path = adapter / "adapter_model.safetensors"
+    path.write_bytes(path.read_bytes().replace(b'"shape":[4,16]', b'"shape":[4,99]'))
+    with pytest.raises(UserError, match="not a safetensors file"):
+        read_factors(adapter, QUERY)
+
+
+def test_a_file_is_closed_with_its_run(saved):
+    def descriptors():
+        return sum(os.path.realpath(link).endswith(".safetensors") for link in Path("/proc/self/fd").iterdir())
+
+    before = descriptors()
+    run = open_run(saved)
+    assert descriptors() == before + 1
+    del run
+    gc.collect()
+    assert descriptors() == before
+
+
+@pytest.fixture(scope="module")
+def many(tmp_path_factory):
+    """An adapter of 200 modules, each tensor of one value of its own."""
+    folder = tmp_path_factory.mktemp("many")
+    (folder / "adapter_config.json").write_text(json.dumps({"peft_type": "LORA", "r": 8, "lora_alpha": 8}))
+    tensors = {
+        f"{PREFIX}layers.{layer}.mlp.{name}.lora_{factor}.weight": torch.full(shape, sign * (10.0 * layer + place))
+        for layer in range(50)
+        for place, name in enumerate(["a", "b", "c", "d"])
+        for factor, shape, sign in (("A", (8, 500), 1), ("B", (600, 8), -1))
+    }
+    save_file(tensors, folder / "adapter_model.safetensors")
+    return folder
+
+
+def test_forked_processes_read_the_same_open_run(many):
+    global inherited
+    inherited = open_run(many)
+    with multiprocessing.get_context("fork").Pool(4) as pool:
+        found = pool.map(values_of, inherited.modules * 3, chunksize=1)
+    one = [({10.0 * layer + place}, {-10.0 * layer - place}) for layer in range(50) for place, _ in enumerate("abcd")]
+    assert found == one * 3
+
+
+def values_of(module):
+    factors = inherited.read(module)
+    return set(np.unique(factors.a)), set(np.unique(factors.b))
+
+
+@pytest.mark.parametrize(
+    ("module", "layer"),
+    [
+        ("layers.17.self_attn.q_proj", 17),
+        ("transformer.h.3.attn.c_attn", 3),
+        ("blocks.0.mlp.experts.7.up", 0),
+        ("lm_head", None),
+        ("w2.proj", None),
+    ],
+)
+def test_a_modules_layer_is_its_first_number(module, layer):
+    assert layer_of(module) == layer
 
 
 def test_geometry_starts_without_anything_heavy():
-    code = "import deltageom.geometry.aggregate, deltageom.geometry.measures, sys; print(sorted(sys.modules))"
+    code = "import deltageom.geometry.measures, deltageom.sources, sys; print(sorted(sys.modules))"
     source = str(Path(__file__).parents[1] / "src")
     loaded = subprocess.run(
         [sys.executable, "-c", code], env={"PYTHONPATH": source}, capture_output=True, text=True, check=True
     ).stdout
     assert "'numpy'" in loaded
-    for heavy in ("torch", "pandas", "scipy", "statsmodels", "transformers", "peft", "pyarrow"):
+    for heavy in (
+        "torch",
+        "huggingface_hub",
+        "safetensors",
+        "pandas",
+        "scipy",
+        "statsmodels",
+        "transformers",
+        "peft",
+        "pyarrow",
+    ):
         assert f"'{heavy}'" not in loaded
-
-
-def write_model(folder, tensors):
-    folder.mkdir(exist_ok=True)
-    (folder / "config.json").write_text("{}")
-    save_file(tensors, folder / "model.safetensors", metadata={"format": "pt"})
-    return folder
-
-
-def write_shards(folder, **shards):
-    """Each shard's tensors in a file of its own, and the index of them all."""
-    folder.mkdir()
-    for shard, tensors in shards.items():
-        save_file(tensors, folder / f"{shard}.safetensors")
-    names = {name: f"{shard}.safetensors" for shard, tensors in shards.items() for name in tensors}
-    (folder / "model.safetensors.index.json").write_text(json.dumps({"weight_map": names}))
-    return folder
-
-
-@pytest.mark.parametrize("shape", [(6, 4), (4, 6), (5, 5)])
-def test_a_checkpoints_delta_is_exact_with_an_identity_on_the_narrow_side(tmp_path, shape):
-    torch.manual_seed(0)
-    name = f"model.{QUERY}.weight"
-    start, end = torch.randn(shape), torch.randn(shape)
-    base, run = write_model(tmp_path / "base", {name: start}), write_model(tmp_path / "run", {name: end})
-    factors = read_factors(run, QUERY, base)
-    assert factors.b.shape[1] == factors.a.shape[0] == min(shape)
-    assert factors.scale == 1
-    assert factors.b.dtype == factors.a.dtype == np.float64
-    assert np.array_equal(factors.b @ factors.a, (end.double() - start.double()).numpy())
-
-
-def test_a_sharded_base_is_read_from_the_one_shard_that_has_the_tensor(tmp_path):
-    name = f"model.{QUERY}.weight"
-    shards = {"early": {"model.embed_tokens.weight": torch.ones(2, 2)}, "late": {name: torch.full((3, 3), 2.0)}}
-    base = write_shards(tmp_path / "base", **shards)
-    run = write_model(tmp_path / "run", {name: torch.full((3, 3), 5.0)})
-    (base / "early.safetensors").unlink()  # read no more than needed
-    assert np.array_equal(read_factors(run, QUERY, base).b, np.full((3, 3), 3.0))
-    save_file({"other": torch.ones(1)}, base / "late.safetensors")
-    with pytest.raises(UserError, match=rf"late\.safetensors: has no {name}"):
-        read_factors(run, QUERY, base)
-    (base / "model.safetensors.index.json").write_text("[]")
-    with pytest.raises(UserError, match=r"index\.json: not an index"):
-        read_factors(run, QUERY, base)
-
-
-@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16])
-def test_the_base_counts_as_its_training_in_the_runs_dtype_began(tmp_path, dtype):
-    """A base in another type is rounded by the loading: that rounding is no update."""
-    name = f"model.{QUERY}.weight"
-    start = torch.cat([torch.randn(40, 16, dtype=torch.float64), 1 + torch.arange(16)[None].double() / 256])  # ties too
-    for stored in (torch.float64, torch.float32, torch.bfloat16):
-        base = write_model(tmp_path / "base", {name: start.to(stored)})
-        run = write_model(tmp_path / "run", {name: start.to(stored).to(dtype)})
-        assert not read_factors(run, QUERY, base).b.any(), stored
-
-
-def test_a_module_is_found_behind_any_prefix_but_must_be_alone(tmp_path):
-    base = write_model(tmp_path / "base", {f"model.language_model.{QUERY}.weight": torch.zeros(2, 2)})
-    twelve = {f"model.1{QUERY}.weight": torch.ones(2, 2), f"model.1{QUERY[:6]}1{QUERY[6:]}.weight": torch.ones(2, 2)}
-    run = write_model(tmp_path / "run", {f"{QUERY}.weight": torch.ones(2, 2), **twelve})
-    assert read_factors(run, QUERY, base).b.sum() == 4
-    with pytest.raises(UserError, match=r"run: one tensor must be named \.\.\.layers\.7\.mlp\.weight, but none is"):
-        read_factors(run, "layers.7.mlp", base)
-    write_model(tmp_path / "base", {f"text.{QUERY}.weight": torch.ones(2, 2), f"vision.{QUERY}.weight": torch.ones(2)})
-    with pytest.raises(UserError, match=r"base: one tensor .* but 2 are: text\.layers.*, vision\.layers"):
-        read_factors(run, QUERY, base)
-
-
-def test_what_is_no_checkpoint_of_the_base_is_named(tmp_path, saved):
-    name = f"model.{QUERY}.weight"
-    run = write_model(tmp_path / "run", {name: torch.zeros(3, 2)})
-    base = write_model(tmp_path / "base", {name: torch.zeros(3, 3)})
-    with pytest.raises(UserError, match=r"is \(3, 2\), but \(3, 3\) in .*base"):
-        read_factors(run, QUERY, base)
-    with pytest.raises(UserError, match=r"give the base's folder \(--base\)"):
-        read_factors(run, QUERY)
-    with pytest.raises(UserError, match="no model's folder"):
-        read_factors(run, QUERY, saved)
-    write_model(tmp_path / "run", {name: torch.full((3, 3), float("nan"))})
-    with pytest.raises(UserError, match=r"q_proj\.weight holds NaN"):
-        read_factors(run, QUERY, base)
-    write_model(tmp_path / "run", {name: torch.zeros(3)})
-    write_model(tmp_path / "base", {name: torch.zeros(3)})
-    with pytest.raises(UserError, match="linear layers"):
-        read_factors(run, QUERY, base)
-    (run / "config.json").unlink()
-    with pytest.raises(UserError, match=r"neither adapter_config\.json .* nor config\.json and model\.safetensors"):
-        read_factors(run, QUERY, base)
-
-
-def test_the_two_kinds_of_runs_are_told_apart(tmp_path, saved):
-    assert not is_checkpoint(saved)
-    assert is_checkpoint(write_model(tmp_path / "run", {}))
-    with pytest.raises(UserError, match="no run's folder"):
-        is_checkpoint(tmp_path / "nowhere")
-
-
-def test_a_bases_weights_are_looked_for_in_the_folder_then_the_cache_then_the_hub(tmp_path, monkeypatch):
-    assert hub.weights_folder(str(tmp_path), None) == tmp_path
-    calls = []
-
-    def snapshot_download(source, *, local_files_only=False, **options):
-        calls.append((source, local_files_only, options["revision"]))
-        assert {"*.safetensors", "model.safetensors.index.json"} == set(options["allow_patterns"])
-        if not (tmp_path / "snapshot").exists() and local_files_only:
-            raise LocalEntryNotFoundError("not in the cache")
-        return str(tmp_path / "snapshot")
-
-    monkeypatch.setattr("huggingface_hub.snapshot_download", snapshot_download)
-    ask = [("some/base", True, "v1"), ("some/base", False, "v1")]
-
-    def asked():
-        calls.clear()
-        assert hub.weights_folder("some/base", "v1") == tmp_path / "snapshot"
-        return calls
-
-    assert asked() == ask
-    (tmp_path / "snapshot").mkdir()
-    assert asked() == ask  # there, with other files alone
-    shards = {"one": {"a": torch.ones(1)}, "two": {"b": torch.ones(1)}}
-    (tmp_path / "snapshot").rmdir()
-    write_shards(tmp_path / "snapshot", **shards)
-    assert asked() == ask[:1]  # whole
-    (tmp_path / "snapshot" / "two.safetensors").unlink()
-    assert asked() == ask
-
-
-@pytest.mark.parametrize("source", ["./nowhere", "no/such-base"])
-def test_a_base_that_cannot_be_had_is_named(tmp_path, source, monkeypatch):
-    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
-    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path))
-    with pytest.raises(UserError, match=f"'{source}' is no folder, and its weights cannot be fetched"):
-        hub.weights_folder(source, None)

@@ -10,9 +10,11 @@ from matplotlib.colors import to_hex
 from matplotlib.text import Text
 
 from deltageom import figures, palette, tables
+from deltageom.geometry_tables import of_pairs
 
 METHODS = ["sft", "rft", "dft", "rift", "rift_linear", "offline_grpo", "dpo"]
 REFERENCE = "sft"
+ANGLES = ["left_smallest", "left_largest", "right_smallest", "right_largest"]
 
 
 def methods_of(count):
@@ -66,14 +68,23 @@ def sample(count=3, layers=2, gaps=False):
         "training": (methods.items(), "run method"),
         "training_curves": (curves, "run step metric value"),
         "accuracy": (accuracy, "model benchmark n accuracy low high"),
-        "geometry_module_runs": ([(m,) for m, _ in modules], "module"),
-        "geometry_module_pairs": (angles, "module layer a b k " + " ".join(tables.ANGLES)),
-        "geometry_layer_pairs": (by_layer, "layer a b cosine orthogonal_fraction_stacked"),
         "connectivity": (paths, "a b alpha loss n"),
         "cka": (cka, "a b layer estimator similarity n"),
     }
     built = {name: pd.DataFrame(list(rows), columns=c.split()) for name, (rows, c) in frames.items()}
+    built["geometry_module"] = tidy(angles, "module layer a b k", ANGLES)
+    built["geometry_layer"] = tidy(by_layer, "layer a b", ["cosine", "orthogonal_fraction_stacked"])
+    chance = [(a, b, f"{angle}_median", 4, 80.0, 20.0) for a, b in pairs for angle in ANGLES]
+    built["geometry_global"] = pd.DataFrame(
+        chance, columns=["a", "b", "measure", "k", "chance_fresh_mean", "chance_own_mean"]
+    )
     return built | {"cosine_matrix": matrix.rename_axis(tables.MATRIX_KEY).reset_index()}
+
+
+def tidy(rows, keys, measures):
+    """One row a number, as the tables of the geometry have it."""
+    wide = pd.DataFrame(rows, columns=[*keys.split(), *measures])
+    return wide.melt(keys.split(), var_name="measure").assign(k=4)
 
 
 def texts(figure):
@@ -332,7 +343,7 @@ def test_panels_share_their_steps_and_nothing_else():
 def test_lines_are_the_tables_values():
     built = sample(2)
     ax = figures.cosine_by_layer(built, REFERENCE).axes[0]
-    values = built["geometry_layer_pairs"]["cosine"].tolist()
+    values = built["geometry_layer"].query("measure == 'cosine'")["value"].tolist()
     assert lines(ax, palette.COLOURS["rft"])[0].get_xydata().tolist() == [[0, values[0]], [1, values[1]]]
     ax = figures.cka_by_layer(built, REFERENCE).axes[0]
     drawn = {line.get_linestyle(): line.get_ydata().tolist() for line in lines(ax, palette.COLOURS["rft"])}
@@ -357,7 +368,7 @@ def test_paths_start_at_the_reference_whichever_side_it_is_on():
 def test_angles_show_median_and_range_over_defined_modules():
     built = sample(3, layers=3, gaps=True)
     figure = figures.principal_angles(built, REFERENCE)
-    rows = built["geometry_module_pairs"].query("a == 'dft'")
+    rows = of_pairs(built["geometry_module"]).query("a == 'dft'")
     medians = [line.get_xdata()[0] for line in lines(figure.axes[0], palette.COLOURS["dft"])]
     faces = [line.get_markerfacecolor() for line in lines(figure.axes[0], palette.COLOURS["dft"])]
     assert faces == [palette.COLOURS["dft"], "white"]  # smallest filled, largest hollow

@@ -9,13 +9,14 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy.linalg import subspace_angles
 
-from deltageom.adapters import Factors
+from deltageom.adapters import Dense, Factors
 from deltageom.errors import UserError
+from deltageom.geometry import stack as stacks
 from deltageom.geometry.factored import principal_angles, thin_svd
 from deltageom.geometry.measures import measure_module
 
 D_OUT, D_IN, RANK = 30, 22, 6
-KINDS = ("plain", "deficient", "cancelling", "repeated", "tiny", "graded")
+KINDS = ("plain", "deficient", "cancelling", "repeated", "tiny", "graded", "skewed")
 
 
 def make(seed, kind="plain", d_out=D_OUT, d_in=D_IN, rank=RANK):
@@ -33,6 +34,8 @@ def make(seed, kind="plain", d_out=D_OUT, d_in=D_IN, rank=RANK):
         b *= 1e-12
     elif kind == "graded":  # singular values over six decades
         b *= np.logspace(0, -6, rank)
+    elif kind == "skewed":  # columns of norm 1 that nearly coincide: condition number 1e5
+        b = b[:, :1] + 1e-5 * b
     elif kind == "zero":
         b *= 0
     return Factors(b, a, scale)
@@ -52,9 +55,20 @@ def dense_angles(a, b):
     return np.degrees(subspace_angles(a, b))[::-1]
 
 
+def measure(deltas, *top_ks):
+    return measure_module("layers.0.q", deltas, top_ks)
+
+
 def pair(a, b, top_k=3):
-    """The pair row of a first, b second."""
-    return measure_module({"a": a, "b": b}, top_k)["pairs"][0]
+    """The pair row of a first, b second, with the angles of its one k."""
+    (row,) = measure({"a": a, "b": b}, top_k)["pairs"]
+    return row | with_overlaps(*row["angles"])
+
+
+def with_overlaps(angles):
+    left, right = angles["left"], angles["right"]
+    overlaps = {f"{side}_overlap": (np.cos(np.radians(angles[side])) ** 2).mean() for side in ("left", "right")}
+    return {"k": angles["k"], "left_angles": left, "right_angles": right} | overlaps
 
 
 def near(value):
@@ -66,7 +80,7 @@ def test_a_run_agrees_with_the_dense_svd(kind):
     factors = make(0, kind)
     sigma = dense_svd(factors)[1]
     rank = {"deficient": RANK - 2, "cancelling": RANK - 2}.get(kind, RANK)
-    row = measure_module({"x": factors}, 3)["runs"][0]
+    row = measure({"x": factors}, 3)["runs"][0]
     sigma = sigma[:rank]
     assert row["rank"] == rank
     np.testing.assert_allclose(row["singular_values"], sigma, rtol=1e-9, atol=1e-13 * sigma[0])
@@ -82,7 +96,7 @@ def test_a_run_agrees_with_the_dense_svd(kind):
 def test_ranks_by_hand():
     eye = np.eye(5)
     factors = Factors(eye[:, :3] * [2.0, 1.0, 1.0], eye[:3], 1.0)
-    row = measure_module({"x": factors}, 1)["runs"][0]
+    row = measure({"x": factors}, 1)["runs"][0]
     assert row["singular_values"] == near([2, 1, 1])
     assert row["norm"] == near(6**0.5)
     assert row["stable_rank"] == near(1.5)
@@ -163,7 +177,7 @@ def test_singular_directions_are_signed_and_sided():
 
 def test_a_zero_delta_is_named_and_leaves_the_rest_alone():
     factors = {"a": make(5), "b": make(6, "zero"), "c": make(7)}
-    result = measure_module(factors, 3)
+    result = measure(factors, 3)
     json.dumps(result, allow_nan=False)
     zero = result["runs"][1]
     assert (zero["norm"], zero["rank"], zero["singular_values"]) == (0, 0, [])
@@ -171,18 +185,19 @@ def test_a_zero_delta_is_named_and_leaves_the_rest_alone():
     reasons = {(row["a"], row["b"]): row["reason"] for row in result["pairs"]}
     assert reasons == {("a", "b"): "zero delta", ("a", "c"): None, ("b", "c"): "zero delta"}
     row = result["pairs"][0]
-    assert row["cosine"] is row["orthogonal_fraction"] is row["u1_overlap"] is row["left_overlap"] is None
-    assert (row["inner"], row["k"], row["left_angles"]) == (0, 0, [])
-    assert_same(result["pairs"][1], pair(make(5), make(7)))
-    assert measure_module({"a": make(6, "zero"), "b": make(6, "zero")}, 2)["pairs"][0]["reason"] == "zero delta"
+    assert row["cosine"] is row["orthogonal_fraction"] is row["u1_overlap"] is row["coefficient_a_on_b"] is None
+    assert (row["inner"], row["angles"], row["chance"]) == (0, [], None)
+    other = result["pairs"][1]
+    assert_same(other | with_overlaps(*other["angles"]), pair(make(5), make(7)))
+    assert measure({"a": make(6, "zero"), "b": make(6, "zero")}, 2)["pairs"][0]["reason"] == "zero delta"
 
 
 def test_rows_are_sorted_and_complete():
-    result = measure_module({name: make(i) for i, name in enumerate("cab")}, 2)
+    result = measure({name: make(i) for i, name in enumerate("cab")}, 2)
     assert [row["run"] for row in result["runs"]] == ["a", "b", "c"]
     assert [(row["a"], row["b"]) for row in result["pairs"]] == [("a", "b"), ("a", "c"), ("b", "c")]
     assert result["pairs"][1]["inner"] == near((dense(make(1)) * dense(make(0))).sum())
-    assert measure_module({"a": make(0)}, 2)["pairs"] == []
+    assert measure({"a": make(0)}, 2)["pairs"] == []
 
 
 def test_k_is_the_smaller_rank():
@@ -194,22 +209,23 @@ def test_k_is_the_smaller_rank():
 def test_a_singular_value_below_rounding_is_zero(ratio, rank):
     eye = np.eye(300)  # max(d) eps = 6.7e-14
     factors = Factors(eye[:, :2] * [1, ratio], eye[:2, :3], 5.0)
-    row = measure_module({"x": factors}, 1)["runs"][0]
+    row = measure({"x": factors}, 1)["runs"][0]
     assert (row["rank"], len(row["singular_values"])) == (rank, rank)
 
 
 def test_factors_that_cancel_make_a_zero_delta():
     for seed in range(20):
         f = make(seed)
-        result = measure_module({"x": Factors(np.hstack([f.b, f.b]), np.vstack([f.a, -f.a]), 2.0), "y": f}, 2)
+        result = measure({"x": Factors(np.hstack([f.b, f.b]), np.vstack([f.a, -f.a]), 2.0), "y": f}, 2)
         assert result["runs"][0]["reason"] == result["pairs"][0]["reason"] == "zero delta"
 
 
 def test_modules_of_unlike_shape_name_both_runs():
     with pytest.raises(UserError, match=r"'x' \(30, 22\) and 'y' \(30, 21\)"):
-        measure_module({"x": make(0), "y": make(1, d_in=21)}, 2)
-    with pytest.raises(ValueError, match="top_k"):
-        measure_module({"x": make(0)}, 0)
+        measure({"x": make(0), "y": make(1, d_in=21)}, 2)
+    for top_ks in ([0], []):
+        with pytest.raises(ValueError, match="top_k"):
+            measure({"x": make(0)}, *top_ks)
 
 
 SIDES = ("left_angles", "right_angles")
@@ -310,3 +326,163 @@ def test_the_svd_multiplies_out_to_the_delta():
     np.testing.assert_allclose((svd.u * svd.sigma) @ svd.v.T, dense(factors), atol=1e-13)
     for side in (svd.u, svd.v):
         np.testing.assert_allclose(side.T @ side, np.eye(svd.rank), atol=1e-13)
+
+
+def test_every_k_asked_for():
+    a, b = make(12), make(13, "deficient")
+    (row,) = measure({"a": a, "b": b}, 5, 1, 2)["pairs"]
+    assert [(angles["top_k"], angles["k"]) for angles in row["angles"]] == [(1, 1), (2, 2), (5, RANK - 2)]
+    (ua, _, va), (ub, _, vb) = dense_svd(a), dense_svd(b)
+    for angles in row["angles"]:
+        k = angles["k"]
+        np.testing.assert_allclose(angles["left"], dense_angles(ua[:, :k], ub[:, :k]), atol=1e-9)
+        np.testing.assert_allclose(angles["right"], dense_angles(va[:, :k], vb[:, :k]), atol=1e-9)
+    assert row["u1_overlap"] == near(np.cos(np.radians(row["angles"][0]["left"][0])))
+
+
+@pytest.mark.parametrize(("kind_a", "kind_b"), [("plain", "graded"), ("tiny", "deficient"), ("cancelling", "skewed")])
+def test_projection_coefficients_leave_an_orthogonal_residual(kind_a, kind_b):
+    a, b = blend(14, kind_a, kind_b)
+    ma, mb, row = dense(a), dense(b), pair(a, b)
+    for of, on, coefficient in ((ma, mb, row["coefficient_a_on_b"]), (mb, ma, row["coefficient_b_on_a"])):
+        residual = of - coefficient * on
+        size = np.linalg.norm(of)
+        assert abs((residual * on).sum()) < 1e-12 * size * np.linalg.norm(on)
+        assert np.linalg.norm(residual) / size == pytest.approx(row["orthogonal_fraction"], abs=1e-12)
+
+
+def test_a_pair_is_blind_to_the_other_runs():
+    factors = {name: make(i, rank=4 + i) for i, name in enumerate("abcd")}
+    everything = measure(factors, 2, 3)
+    two = measure({name: factors[name] for name in "bd"}, 2, 3)
+    (row,) = [row for row in everything["pairs"] if (row["a"], row["b"]) == ("b", "d")]
+    assert flat(row) == pytest.approx(flat(two["pairs"][0]), abs=1e-10)
+    some = measure_module("layers.0.q", factors, [2, 3], pairs=[("b", "d"), ("a", "c")])
+    assert [(row["a"], row["b"]) for row in some["pairs"]] == [("a", "c"), ("b", "d")]
+    assert flat(some["pairs"][1]) == pytest.approx(flat(row), abs=1e-12)
+
+
+def flat(value):
+    """Every number of a row, in order."""
+    if isinstance(value, dict):
+        return [number for key in sorted(value) for number in flat(value[key])]
+    if isinstance(value, list):
+        return [number for item in value for number in flat(item)]
+    return [value] if isinstance(value, int | float) else []
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_householder_only_where_cholesky_loses_digits(kind, monkeypatch):
+    factors, calls = [make(15, kind).b, make(16).b], []
+    householder = np.linalg.qr
+    monkeypatch.setattr(np.linalg, "qr", lambda *arguments: calls.append(1) or householder(*arguments))
+    side = stacks.side(factors)
+    assert len(calls) == (kind in ("deficient", "cancelling", "skewed"))
+    for basis, coefficients, triangle, factor in zip(
+        side.bases, side.coefficients, side.triangles, factors, strict=True
+    ):
+        orthonormal = basis @ coefficients
+        np.testing.assert_allclose(orthonormal.T @ orthonormal, np.eye(RANK), atol=1e-12)
+        np.testing.assert_allclose(orthonormal @ triangle, factor, atol=1e-12 * abs(factor).max())
+
+
+@pytest.mark.parametrize("degrees", [1e-9, 1e-6, 1e-3, 5e-3, 6e-3, 0.1, 45, 89.9999])
+def test_a_small_angle_between_two_deltas_keeps_its_digits(degrees):
+    """From the products of the factors alone the angle 1e-6 degrees would be lost in their rounding."""
+    rng, t = np.random.default_rng(17), np.radians(degrees)
+    q, v = np.linalg.qr(rng.normal(size=(D_OUT, 5)))[0], rng.normal(size=(4, D_IN))
+    turned = q[:, :4].copy()
+    turned[:, 3] = np.cos(t) * q[:, 3] + np.sin(t) * q[:, 4]
+    g = rng.normal(size=(4, 4)) + 3 * np.eye(4)
+    row = pair(Factors(q[:, :4] @ g, np.linalg.solve(g, v), 1.0), Factors(turned, v, 1.0), 4)
+    assert row["left_angles"][:3] == pytest.approx([0, 0, 0], abs=1e-6)
+    assert row["left_angles"][3] == pytest.approx(degrees, rel=1e-6, abs=1e-12)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_checkpoint_and_an_adapter_of_one_delta_are_one(kind):
+    a, b = blend(18, kind, "plain")
+    factored = pair(a, b)
+    for first, second in ((Dense(dense(a)), b), (a, Dense(dense(b))), (Dense(dense(a)), Dense(dense(b)))):
+        row = pair(first, second)
+        if kind != "repeated":
+            assert_same(row, factored)
+        assert row["inner"] == pytest.approx(factored["inner"], rel=1e-9)
+        assert row["chance"]["own"] is row["chance"]["cosine_sd_own"] is row["chance"]["own_v1_overlap"] is None
+    same = pair(Dense(dense(a)), a)
+    assert same["orthogonal_fraction"] < 1e-9
+    assert same["cosine"] == pytest.approx(1)
+    assert measure({"a": Dense(0 * dense(a)), "b": b}, 3)["pairs"][0]["reason"] == "zero delta"
+    with pytest.raises(UserError, match="differ in the shape"):
+        pair(Dense(np.eye(3)), b)
+
+
+# chance
+
+
+def simulated(a, b, d_out, draws, k):
+    """Cosines, right angles and |<v1, v1'>| of B a and B' b, by dense algebra."""
+    rng = np.random.default_rng(19)
+    cosines, angles, overlaps = [], [], []
+    for _ in range(draws):
+        one, other = (rng.normal(size=(d_out, f.shape[0])) @ f for f in (a, b))
+        cosines.append((one * other).sum() / np.linalg.norm(one) / np.linalg.norm(other))
+        v, w = (np.linalg.svd(delta)[2][:k].T for delta in (one, other))
+        angles.append(dense_angles(v, w))
+        overlaps.append(abs(v[:, 0] @ w[:, 0]))
+    return np.array(cosines), np.array(angles), np.array(overlaps)
+
+
+@pytest.mark.parametrize("shape", ["shared", "related", "graded", "unrelated", "few rows"])
+def test_chance_with_the_run_s_own_a_is_that_of_random_b(shape):
+    rng = np.random.default_rng(20)
+    d_out, k = (3, 2) if shape == "few rows" else (40, 2)
+    a = rng.normal(size=(RANK, D_IN))
+    b = {
+        "shared": a,
+        "related": a + 0.3 * rng.normal(size=a.shape),
+        "graded": a * np.logspace(0, -2, RANK)[:, None],
+    }.get(shape, rng.normal(size=a.shape))
+    rows = []
+    for i in range(25):  # the draws go by names: 25 times 16 of them
+        deltas = {
+            f"a{i}": Factors(rng.normal(size=(d_out, RANK)), a, 3.0),
+            f"b{i}": Factors(rng.normal(size=(d_out, RANK)), b, 1e-9),
+        }
+        rows.append(measure(deltas, k)["pairs"][0]["chance"])
+    cosines, angles, overlaps = simulated(a, b, d_out, 1500, k)
+    assert rows[0]["cosine_sd_own"] == rows[1]["cosine_sd_own"]
+    assert cosines.std() == pytest.approx(rows[0]["cosine_sd_own"], rel=0.15 if shape == "few rows" else 0.06)
+    assert rows[0]["cosine_sd_fresh"] == near(1 / np.sqrt(d_out * D_IN))
+    drawn = {key: np.array([row["own"][0][key] for row in rows]).ravel() for key in rows[0]["own"][0] if key != "top_k"}
+    drawn["v1"] = np.array([row["own_v1_overlap"] for row in rows]).ravel()
+    expected = {"right_smallest": angles[:, 0], "right_median": np.median(angles, 1), "right_largest": angles[:, -1]}
+    expected |= {"right_overlap": (np.cos(np.radians(angles)) ** 2).mean(1), "v1": overlaps}
+    for key, values in expected.items():
+        error = values.std() / np.sqrt(200)  # the draws of a run enter twice
+        assert drawn[key].size == 400
+        assert drawn[key].mean() == pytest.approx(values.mean(), abs=3.5 * error), key
+        assert drawn[key].std() == pytest.approx(values.std(), rel=0.25), key
+
+
+def test_random_cosines_of_fresh_factors():
+    rng = np.random.default_rng(21)
+    cosines = []
+    for _ in range(3000):
+        one, other = (rng.normal(size=(7, 2)) @ rng.normal(size=(2, 5)) for _ in range(2))
+        cosines.append((one * other).sum() / np.linalg.norm(one) / np.linalg.norm(other))
+    chance = measure({"a": make(0, d_out=7, d_in=5, rank=2), "b": make(1, d_out=7, d_in=5, rank=2)}, 1)["pairs"][0][
+        "chance"
+    ]
+    assert np.std(cosines) == pytest.approx(chance["cosine_sd_fresh"], rel=0.05)
+
+
+def test_chance_is_the_same_whoever_else_is_there():
+    factors = {name: make(i) for i, name in enumerate("abc")}
+    last = measure(factors, 2)["pairs"][-1]["chance"]
+    alone = measure({name: factors[name] for name in "bc"}, 2)["pairs"][0]["chance"]
+    assert flat(last) == pytest.approx(flat(alone), abs=1e-9)
+    other = measure_module("layers.1.q", {name: factors[name] for name in "bc"}, [2])["pairs"][0]["chance"]
+    assert other["own_v1_overlap"] != pytest.approx(alone["own_v1_overlap"])
+    twins = measure({"a": factors["a"], "b": factors["a"]}, 2)["pairs"][0]["chance"]
+    assert max(twins["own_v1_overlap"]) < 1  # two runs of one A draw B apart

@@ -30,7 +30,7 @@ def dense_model(folder: Path, weighted: list[tuple[float, Path]]) -> PreTrainedM
     """The base with W + sum of weight * scale B A written into its float64 weights, module by module."""
     model = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float64)
     for weight, adapter in weighted:
-        for module in adapters.module_names(adapter):
+        for module in adapters.open_run(adapter).modules:
             factors = adapters.read_factors(adapter, module)
             delta = weight * factors.scale * factors.b @ factors.a
             model.get_submodule(f"model.{module}").weight.data += torch.from_numpy(delta)
@@ -246,7 +246,7 @@ def test_geometry_of_checkpoints_and_adapters_equals_dense_algebra(
     tiny_model: Path, tiny_adapters: dict[str, Path], whole_runs: dict[str, Path], module: str, tmp_path: Path
 ) -> None:
     """A square module, a wide one and one more; d_out x d_in is 32 x 32, 16 x 32 and 32 x 48."""
-    adapted = module in adapters.module_names(tiny_adapters["first"])
+    adapted = module in adapters.open_run(tiny_adapters["first"]).modules
     runs = {**(tiny_adapters if adapted else {}), "one": whole_runs["one"], "two": whole_runs["two"]}
     geometry.write([module], runs, top_k=2, output=tmp_path, base=tiny_model)
     found = json.loads((tmp_path / f"{module}.json").read_text())

@@ -53,6 +53,17 @@ def test_a_checkpoint_has_its_own_weights_and_the_studys_dtype(
         assert torch.equal(value, stored[name].to(getattr(torch, dtype))), name
 
 
+def test_a_checkpoint_in_shards_is_loaded_as_one_file_is(
+    tiny_model: Path, checkpoint: Path, base_settings: Base, tmp_path: Path
+) -> None:
+    one = models.load_run(str(tiny_model), base_settings, "cpu", checkpoint)
+    one.save_pretrained(tmp_path / "shards", max_shard_size="20KB")
+    assert not (tmp_path / "shards" / "model.safetensors").exists()
+    shards = models.load_run(str(tiny_model), base_settings, "cpu", tmp_path / "shards")
+    for (name, value), other in zip(one.named_parameters(), shards.parameters(), strict=True):
+        assert torch.equal(value, other), name
+
+
 def test_a_checkpoint_goes_by_the_bases_configuration(tiny_model: Path, checkpoint: Path, base_settings: Base) -> None:
     (checkpoint / "config.json").write_text((checkpoint / "config.json").read_text().replace("512", "7"))
     model = models.load_run(str(tiny_model), base_settings, "cpu", checkpoint)

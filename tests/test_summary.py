@@ -12,6 +12,7 @@ import pytest
 from deltageom import figures, tables
 from deltageom.adapters import Factors
 from deltageom.geometry.measures import measure_module
+from deltageom.geometry_tables import of_pairs, of_runs
 from deltageom.methods import interface
 from deltageom.run_tables import LORA
 from deltageom.study import load_study
@@ -46,7 +47,8 @@ def built(study):
         b, eye = rng.normal(size=(6, 4)), np.eye(4)
         deltas = {"sft": b, "dft": b + rng.normal(size=(6, 4)), "dpo": (0 if layer == 0 else -1) * b}
         factors = {run: Factors(b=delta, a=eye, scale=1.0) for run, delta in deltas.items()}
-        modules.append({"module": f"layers.{layer}.q", "layer": layer} | measure_module(factors, 2))
+        name = f"layers.{layer}.q"
+        modules.append({"module": name, "layer": layer, "shape": (6, 4)} | measure_module(name, factors, [1, 2]))
     pairs = list(combinations(sorted(RUNS), 2))
     height = {("dft", "dpo"): 3.0, ("dft", "sft"): 0.5, ("dpo", "sft"): math.nan}
     paths = {
@@ -205,10 +207,10 @@ def test_significance_is_counted_per_benchmark(study, built):
 
 def test_geometry_is_the_global_tables(study, built):
     page = summary(study, built, [])
-    cosine = built["geometry_global_pairs"].set_index(["a", "b"])["cosine"]["dft", "sft"]
+    cosine = of_pairs(built["geometry_global"]).set_index(["a", "b"])["cosine"]["dft", "sft"]
     assert rows_of(page, "orthogonal fraction stacked")["dft"]["cosine"] == f"{cosine:.4g}"
     assert rows_of(page, "dpo")["sft"]["dft"] == f"{cosine:.4g}"
-    norms = built["geometry_global_runs"].set_index("run")["norm"]
+    norms = of_runs(built["geometry_global"]).set_index("run")["norm"]
     assert {r: row["norm"] for r, row in rows_of(page, "stable rank").items()} == {
         run: f"{norms[run]:.4g}" for run in RUNS
     }

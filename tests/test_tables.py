@@ -16,6 +16,7 @@ from deltageom.collect import collect
 from deltageom.errors import UserError
 from deltageom.frames import MATRIX_KEY
 from deltageom.geometry.measures import measure_module
+from deltageom.geometry_tables import of_pairs, of_runs
 from deltageom.jobs import TableSettings
 from deltageom.markdown import cell, escape, markdown
 from deltageom.records import write_json, write_jsonl
@@ -26,10 +27,12 @@ SETTINGS = {"adapter": "lora", "learning_rate": 1e-3, "schedule": "cosine", "war
 SETTINGS |= {"report_step": None, "batch_size": 16, "reduction": "token", "weight_decay": 0.01, "max_grad_norm": 1.5}
 SETTINGS |= {"max_length": 256, "match_norm": None, "seed": 42}
 LORA = {"init_seed": 7, "rank": 8, "alpha": 16.0, "rslora": False, "dropout": 0.125}
+ANGLES = ["left_smallest", "left_largest", "right_smallest", "right_largest"]
+OVERLAPS = ["left_overlap", "right_overlap", "u1_overlap", "v1_overlap"]
 
 
 def run(method, **options):
-    return {"method": method, "options": options, "training": SETTINGS | {"lora": LORA}}
+    return {"method": method, "options": options, "training": SETTINGS | {"lora": LORA | {"target_modules": ["q"]}}}
 
 
 def answers(solved, **changes):
@@ -42,7 +45,8 @@ def modules(updates):
     """Geometry records from dense deltas {module: {run: (d_out, d_in)}}: B the delta, A the identity."""
     return [
         {"module": name, "layer": int(name.split(".")[1])}
-        | measure_module({r: Factors(b=w, a=np.eye(w.shape[1]), scale=1.0) for r, w in deltas.items()}, 2)
+        | {"shape": next(iter(deltas.values())).shape}
+        | measure_module(name, {r: Factors(b=w, a=np.eye(w.shape[1]), scale=1.0) for r, w in deltas.items()}, [1, 2])
         for name, deltas in updates.items()
     ]
 
@@ -118,15 +122,15 @@ def test_global_cosine_is_of_the_stacked_updates_not_a_mean(updates):
     built = tables.build({}, {}, {}, {}, modules(updates), {}, {})
     x, y = stacked(updates, "x"), stacked(updates, "y")
     expected = x @ y / np.linalg.norm(x) / np.linalg.norm(y)
-    by_module = built["geometry_module_pairs"].query("a == 'x' and b == 'y'")["cosine"]
+    by_module = of_pairs(built["geometry_module"]).query("a == 'x' and b == 'y'")["cosine"]
     assert by_module.iloc[0] == pytest.approx(1)
     assert abs(by_module.mean() - expected) > 0.5  # the trap that this test is about
-    row = built["geometry_global_pairs"].set_index(["a", "b"]).loc[("x", "y")]
+    row = of_pairs(built["geometry_global"]).set_index(["a", "b"]).loc[("x", "y")]
     assert row["cosine"] == pytest.approx(expected, rel=1e-12)
     assert row["orthogonal_fraction_stacked"] == pytest.approx(math.sqrt(1 - expected**2))
-    norms = built["geometry_global_runs"].set_index("run")["norm"]
+    norms = of_runs(built["geometry_global"]).set_index("run")["norm"]
     assert norms["x"] == pytest.approx(np.linalg.norm(x))
-    layer = built["geometry_layer_pairs"].set_index(["layer", "a", "b"])["cosine"]
+    layer = of_pairs(built["geometry_layer"]).set_index(["layer", "a", "b"])["cosine"]
     assert layer[0, "x", "y"] == pytest.approx(1)
 
 
@@ -135,22 +139,22 @@ def test_angles_are_the_smallest_and_the_largest_in_degrees():
     x, y = np.zeros((4, 3)), np.zeros((4, 3))
     x[0, 0], x[1, 1] = 3, 2
     y[0, 0], y[1, 1], y[2, 1] = 3, 2 * np.cos(angle), 2 * np.sin(angle)  # the second output direction turns
-    table = tables.geometry_module_pairs(modules({"layers.0.q": {"x": x, "y": y}}))
-    row = table.iloc[0]
+    built = tables.build({}, {}, {}, {}, modules({"layers.0.q": {"x": x, "y": y}}), {}, {})
+    row = of_pairs(built["geometry_module"]).iloc[0]  # of the larger k
     assert row["k"] == 2
-    assert row[tables.ANGLES].tolist() == pytest.approx([0, 25, 0, 0], abs=1e-6)
+    assert row[ANGLES].tolist() == pytest.approx([0, 25, 0, 0], abs=1e-6)
 
 
 def test_zero_update_is_missing_not_zero(updates):
     built = tables.build({}, {}, {}, {}, modules(updates), {}, {})
-    pairs = built["geometry_module_pairs"].query("b == 'zero'")
+    pairs = of_pairs(built["geometry_module"]).query("b == 'zero'")
     assert len(pairs) == 4
-    assert pairs[["cosine", "orthogonal_fraction", *tables.ANGLES, *tables.OVERLAPS]].isna().all(axis=None)
+    assert pairs[["cosine", "orthogonal_fraction", *ANGLES, *OVERLAPS]].isna().all(axis=None)
     assert (pairs["reason"] == "zero delta").all()
-    runs = built["geometry_module_runs"].set_index("run")
+    runs = of_runs(built["geometry_module"]).set_index("run")
     assert (runs.loc["zero", "norm"] == 0).all()
     assert "singular_values" not in runs
-    matrix = tables.cosine_matrix(built["geometry_global_runs"], built["geometry_global_pairs"], ["zero", "y", "x"])
+    matrix = tables.cosine_matrix(built["geometry_global"], ["zero", "y", "x"])
     assert matrix.columns.tolist() == [MATRIX_KEY, "zero", "y", "x"]
     values = matrix.set_index(MATRIX_KEY)
     assert values.loc["zero"].isna().all()
@@ -290,9 +294,10 @@ def test_read_gives_back_every_bit(tmp_path_factory, values, whole):
 
 def test_matrix_of_runs_named_like_columns_survives_the_file(tmp_path):
     names = ["run", "a", "model", "1"]
-    runs = pd.DataFrame({"run": names, "norm": 1.0})
-    pairs = pd.DataFrame([(*pair, 0.25) for pair in combinations(names, 2)], columns=["a", "b", "cosine"])
-    tables.write(tables.cosine_matrix(runs, pairs, names), tmp_path, "cosine_matrix")
+    rows = [(run, None, "norm", 1.0) for run in names]
+    rows += [(*pair, "cosine", 0.25) for pair in combinations(names, 2)]
+    table = pd.DataFrame(rows, columns=["a", "b", "measure", "value"]).assign(k=math.nan)
+    tables.write(tables.cosine_matrix(table, names), tmp_path, "cosine_matrix")
     back = tables.read(tmp_path, "cosine_matrix").set_index(MATRIX_KEY)
     assert back.index.tolist() == back.columns.tolist() == names
     assert back.to_numpy().tolist() == (0.25 + 0.75 * np.eye(4)).tolist()
@@ -340,11 +345,12 @@ def test_study_of_one_run_has_every_table_and_no_pair(updates):
     built = tables.build({"x": run("sft")}, {}, {}, {("x", "easy"): answers("10")}, modules(alone), {}, {})
     empty = {name for name, table in built.items() if table.empty}
     assert empty == {
-        "training_curves", "mcnemar", "geometry_module_pairs", "geometry_layer_pairs", "geometry_global_pairs",
-        "connectivity", "barriers", "cka",
+        "training_curves", "mcnemar", "connectivity", "barriers", "cka",
     }  # fmt: skip
     for name in empty - {"training_curves"}:
         assert tables.against(built[name], "x", ["x"]).empty
+    for level in ("module", "layer", "global"):
+        assert tables.against(of_pairs(built[f"geometry_{level}"]), "x", ["x"]).empty
     assert built["cosine_matrix"].to_numpy().tolist() == [["x", 1.0]]
 
 

@@ -23,8 +23,9 @@ def perturbed(base: Path, folder: Path, seed: int, dtype: torch.dtype = torch.fl
 def merged(base: Path, adapter: Path, folder: Path) -> Path:
     """The base with the adapter's delta added in float64, saved in float32."""
     model = AutoModelForCausalLM.from_pretrained(base, dtype=torch.float64)
-    for module in adapters.module_names(adapter):
-        factors = adapters.read_factors(adapter, module)
+    run = adapters.Adapter(adapter)
+    for module in run.modules:
+        factors = run.read(module)
         delta = factors.scale * factors.b @ factors.a
         model.get_submodule(f"model.{module}").weight += torch.from_numpy(delta)
     model.float().save_pretrained(folder)

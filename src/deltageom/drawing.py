@@ -51,6 +51,12 @@ def spread(ax: Axes, values: pd.Series, position: float, look: Look, filled: boo
         ax.plot(median, position, look.marker, color=look.colour, markerfacecolor=face, markersize=5.5, zorder=3)
 
 
+def mark(ax: Axes, value: float, position: float) -> None:
+    """A short upright line, for a level that a value is held against; none where it is missing."""
+    if np.isfinite(value):
+        ax.vlines(value, position - 0.15, position + 0.15, color=GREY, linewidth=1.2, zorder=2)
+
+
 def step_line(ax: Axes, values: pd.Series, look: Look, window: int = 0) -> None:
     """values by step (steps,), broken where they are missing, with the run's marker at the last one.
 

@@ -21,6 +21,7 @@ from matplotlib.ticker import MaxNLocator
 from deltageom import drawing
 from deltageom.drawing import FAINT, GREY, STYLE
 from deltageom.frames import MATRIX_KEY
+from deltageom.geometry_tables import count_modules, of_measure, of_pairs
 from deltageom.palette import Look, looks
 from deltageom.records import whole_file
 from deltageom.tables import against
@@ -134,7 +135,7 @@ def cosine_heatmap(tables: Tables, _reference: str) -> Figure:
     for text in ax.get_xticklabels():
         text.set(ha="right", rotation_mode="anchor")
     ax.tick_params(axis="y", rotation=0)
-    drawing.title(figure, f"Cosine between weight updates, all {_modules(tables)} modules stacked")
+    drawing.title(figure, f"Cosine between weight updates, all {count_modules(tables)} modules stacked")
     if np.isnan(values).any():
         drawing.note(figure, "– : undefined (an update of norm zero).")
     return figure
@@ -143,7 +144,7 @@ def cosine_heatmap(tables: Tables, _reference: str) -> Figure:
 @_figure_of_study
 def cosine_by_layer(tables: Tables, reference: str) -> Figure:
     """Cosine of each run's update with the reference's, a layer's modules stacked."""
-    frame = against(tables["geometry_layer_pairs"], reference, _order(tables))
+    frame = against(of_pairs(tables["geometry_layer"]), reference, _order(tables))
     title = f"Cosine with {drawing.label(reference)} by layer, the modules of a layer stacked"
     return _by_layer(tables, [(frame, "-")], "cosine", "cosine", title)
 
@@ -151,7 +152,7 @@ def cosine_by_layer(tables: Tables, reference: str) -> Figure:
 @_figure_of_study
 def orthogonal_fraction_by_layer(tables: Tables, reference: str) -> Figure:
     """Share of each run's update that is orthogonal to the reference's, a layer's modules stacked."""
-    frame = against(tables["geometry_layer_pairs"], reference, _order(tables))
+    frame = against(of_pairs(tables["geometry_layer"]), reference, _order(tables))
     title = f"Part of each update orthogonal to {drawing.label(reference)}'s by layer, "
     title += "the modules of a layer stacked"
     return _by_layer(tables, [(frame, "-")], "orthogonal_fraction_stacked", "|dW − Proj dW| / |dW|", title)
@@ -170,17 +171,22 @@ def cka_by_layer(tables: Tables, reference: str) -> Figure:
 @_figure_of_study
 def principal_angles(tables: Tables, reference: str) -> Figure:
     """Smallest and largest principal angle with the reference: median, quartiles, range over the modules."""
-    frame, look = against(tables["geometry_module_pairs"], reference, _order(tables)), _looks(tables)
+    frame, look = against(of_pairs(tables["geometry_module"]), reference, _order(tables)), _looks(tables)
     runs = list(frame["run"].unique())
     if not runs:
         return drawing.nothing()
+    chance = {
+        measure: _chance_angles(tables, reference, measure)
+        for measure in (f"{side}_{which}_median" for side in ("left", "right") for which in ("smallest", "largest"))
+    }
     figure = drawing.blank(7.6, 1.5 + 0.36 * len(runs))
     axes = figure.subplots(1, 2, sharex=True, sharey=True)
     for ax, side, meaning in zip(axes, ("left", "right"), ("output", "input"), strict=True):
         for position, run in enumerate(runs):
             rows, style = frame[frame["run"] == run], look[run]
-            drawing.spread(ax, rows[f"{side}_smallest"], position - 0.17, style, filled=True)
-            drawing.spread(ax, rows[f"{side}_largest"], position + 0.17, style, filled=False)
+            for which, at in (("smallest", position - 0.17), ("largest", position + 0.17)):
+                drawing.spread(ax, rows[f"{side}_{which}"], at, style, filled=which == "smallest")
+                drawing.mark(ax, chance[f"{side}_{which}_median"][run], at)
         ax.set_title(f"{side} ({meaning} side)")
         ax.set_xlabel("angle (degrees)")
         ax.set_xticks(range(0, 91, 15))
@@ -191,10 +197,16 @@ def principal_angles(tables: Tables, reference: str) -> Figure:
     count = frame["module"].nunique()
     k = drawing.span(frame.loc[frame["left_smallest"].notna(), "k"])
     title = f"Principal angles with {drawing.label(reference)}, top k = {k} singular directions"
-    marks = f"Filled: smallest, hollow: largest; median, quartiles, range over {count} modules"
+    marks = f"Filled: smallest, hollow: largest; median, quartiles, range over {count} modules; | : chance"
     drawing.title(figure, f"{title}. {marks}")
     drawing.note_undefined(figure, frame, "left_smallest", "modules")
     return figure
+
+
+def _chance_angles(tables: Tables, reference: str, measure: str) -> dict[str, float]:
+    """What chance gives each run with the reference: with random B and the runs' own A, else random subspaces."""
+    rows = against(of_measure(tables["geometry_global"], measure), reference, _order(tables))
+    return dict(zip(rows["run"], rows["chance_own_mean"].fillna(rows["chance_fresh_mean"]), strict=True))
 
 
 @_figure_of_study
@@ -285,10 +297,6 @@ def _groups(runs: Sequence[str], tables: Tables) -> list[tuple[str, list[str]]]:
         for method, group in groups.items()
         for start in range(0, len(group), PANEL_RUNS)
     ]
-
-
-def _modules(tables: Tables) -> int:
-    return int(tables["geometry_module_runs"]["module"].nunique())
 
 
 def _order(tables: Tables) -> list[str]:

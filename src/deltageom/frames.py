@@ -10,11 +10,11 @@ Record = Mapping[str, Any]
 MATRIX_KEY = "(run)"  # first column of cosine_matrix; no run can have this name
 TEXT = frozenset(
     {"model", "benchmark", "module", "run", "a", "b", "method", "options", "estimator", "reason", "unit", MATRIX_KEY}
-    | {"metric", "adapter", "schedule", "reduction", "match_norm", "stopped"}
+    | {"metric", "measure", "adapter", "schedule", "reduction", "match_norm", "stopped"}
 )
 INTEGER = frozenset(
     {"n", "correct", "truncated", "unboxed", "only_a", "only_b", "layer", "k", "k_min", "n_modules", "n_defined"}
-    | {"rank", "step", "steps", "report_step", "batch_size", "max_length", "seed", "init_seed"}
+    | {"seed_n", "rank", "step", "steps", "report_step", "batch_size", "max_length", "seed", "init_seed"}
 )
 BOOLEAN = frozenset({"rslora"})
 

@@ -1,10 +1,12 @@
-"""Where a model's weights lie on this machine. Needs no torch."""
+"""Where a model's weights and an adapter's files lie on this machine. Needs no torch."""
 
 import functools
+from collections.abc import Callable
 from pathlib import Path
 
-from deltageom.adapters import MODEL_INDEX, tensor_files
+from deltageom.adapters import CONFIG, MODEL_CONFIG, MODEL_WEIGHTS, WEIGHTS
 from deltageom.errors import UserError
+from deltageom.tensors import MODEL_INDEX, weight_files
 
 
 def weights_folder(source: str, revision: str | None) -> Path:
@@ -13,27 +15,53 @@ def weights_folder(source: str, revision: str | None) -> Path:
     The hub is asked only for what the cache has not: after training, nothing. Raises UserError if the files
     cannot be had.
     """
+    patterns = ["*.safetensors", MODEL_INDEX]
+    return _folder(source, revision, patterns, _has_weights, "its weights cannot be fetched from the hub")
+
+
+def adapter_folder(source: str) -> Path:
+    """The folder of an adapter or a checkpoint: `source` itself, or a snapshot of the hub's `owner/name` or
+    `owner/name@revision`. Raises UserError if it cannot be had.
+    """
+    # `model*` and not `*`, which would also match the checkpoints in a repository's folders
+    patterns = [CONFIG, WEIGHTS, MODEL_CONFIG, MODEL_WEIGHTS, "model*.safetensors", MODEL_INDEX]
+    return _folder(*with_revision(source), patterns, _has_run, "no run of this name can be fetched from the hub")
+
+
+def with_revision(source: str) -> tuple[str, str | None]:
+    """`owner/name@revision` in its two parts; None for a folder and for an id alone."""
+    name, mark, revision = source.rpartition("@")
+    return (name, revision) if mark and not Path(source).is_dir() else (source, None)
+
+
+def _folder(
+    source: str, revision: str | None, patterns: list[str], whole: Callable[[Path], bool], otherwise: str
+) -> Path:
     if Path(source).is_dir():
         return Path(source)
     from huggingface_hub import snapshot_download
 
-    snapshot = functools.partial(
-        snapshot_download, source, revision=revision, allow_patterns=["*.safetensors", MODEL_INDEX]
-    )
+    snapshot = functools.partial(snapshot_download, source, revision=revision, allow_patterns=patterns)
     try:
         cached = Path(snapshot(local_files_only=True))
-        if _is_whole(cached):
+        if whole(cached):
             return cached
     except (OSError, ValueError):
         pass  # not there, or no hub id: the hub says it better
     try:
         return Path(snapshot())
     except (OSError, ValueError) as error:
-        raise UserError(f"{source!r} is no folder, and its weights cannot be fetched from the hub: {error}") from error
+        raise UserError(f"{source!r} is no folder, and {otherwise}: {error}") from error
 
 
-def _is_whole(folder: Path) -> bool:
+def _has_weights(folder: Path) -> bool:
     try:
-        return all((folder / file).is_file() for file in set(tensor_files(folder).values()))
+        return all((folder / file).is_file() for file in weight_files(folder))
     except UserError:  # a snapshot of other files alone: the tokenizer, the configuration
         return False
+
+
+def _has_run(folder: Path) -> bool:
+    if (folder / CONFIG).is_file():
+        return (folder / WEIGHTS).is_file()
+    return (folder / MODEL_CONFIG).is_file() and _has_weights(folder)

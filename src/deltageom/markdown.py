@@ -18,6 +18,12 @@ def markdown(frame: pd.DataFrame) -> str:
     return str(cells.to_markdown(index=False, disable_numparse=True, colalign=align if len(cells) else None))
 
 
+def readable(frame: pd.DataFrame) -> pd.DataFrame:
+    """Words instead of underscores in the heading; none of the optional columns that are empty."""
+    empty = [c for c in ("reason", "report_step", "options") if c in frame and frame[c].isna().all()]
+    return frame.drop(columns=empty).rename(columns=lambda column: column.removesuffix("_mean").replace("_", " "))
+
+
 def cell(value: Any) -> str:
     """One value as Markdown text."""
     if pd.isna(value):

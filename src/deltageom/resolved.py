@@ -125,9 +125,10 @@ class Study(Section):
         if not ranks:
             return
         smallest = min(ranks, key=lambda name: ranks[name])
-        if self.measures.geometry.top_k > ranks[smallest]:
+        top_k = self.measures.geometry.top_k[-1]
+        if top_k > ranks[smallest]:
             raise ValueError(
-                f"measures.geometry.top_k {self.measures.geometry.top_k} is more than the rank {ranks[smallest]} "
+                f"measures.geometry.top_k {top_k} is more than the rank {ranks[smallest]} "
                 f"of run {smallest!r}: no adapter has that many singular directions"
             )
 

@@ -211,7 +211,24 @@ class Evaluation(Section):
 
 
 class Geometry(Section):
-    top_k: Count
+    top_k: Annotated[list[Count], Field(min_length=1)]
+    base_rank: Count | None
+
+    @field_validator("top_k", mode="before")
+    @classmethod
+    def one_or_more(cls, top_k: Any) -> Any:
+        return [top_k] if type(top_k) is int else top_k
+
+    @field_validator("top_k")
+    @classmethod
+    def in_order(cls, top_k: list[int]) -> list[int]:
+        return sorted(set(top_k))
+
+    @model_validator(mode="after")
+    def the_base_is_known_as_far(self) -> "Geometry":
+        if self.base_rank is not None and self.base_rank < self.top_k[-1]:
+            raise ValueError(f"base_rank {self.base_rank} is less than top_k {self.top_k[-1]}: raise it")
+        return self
 
 
 class Connectivity(Section):

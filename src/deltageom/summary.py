@@ -5,10 +5,11 @@ from typing import Any
 
 import pandas as pd
 
-from deltageom.frames import MATRIX_KEY
-from deltageom.markdown import cell, escape, markdown
+from deltageom.geometry_tables import count_modules
+from deltageom.markdown import cell, escape, markdown, readable
 from deltageom.methods import interface as methods
 from deltageom.run_tables import LORA
+from deltageom.summary_geometry import geometry
 from deltageom.tables import against
 
 Tables = Mapping[str, pd.DataFrame]
@@ -26,7 +27,7 @@ def summary(study: Mapping[str, Any], tables: Tables, figures: Sequence[str]) ->
         _compared(study, tables),
         _training(tables),
         _accuracy(study, tables),
-        _geometry(study, tables),
+        ("Weight updates", geometry(study, tables)),
         _connectivity(study, tables),
         _cka(study, tables),
     ]
@@ -66,7 +67,7 @@ def _compared(study: Mapping[str, Any], tables: Tables) -> tuple[str, str]:
     same = [c for c in settings if c not in (*differ, *LORA, "seed") and training[c].notna().any()]
     runs = training.assign(loss=training["method"].map(full_name))[["run", "method", "loss", "options", *differ]]
     shared = ", ".join(f"{c.replace('_', ' ')} {cell(training[c].iloc[0])}" for c in same)
-    text = [_bullets(facts), markdown(_readable(runs)), _bullets([f"The same in every run: {shared}."])]
+    text = [_bullets(facts), markdown(readable(runs)), _bullets([f"The same in every run: {shared}."])]
     return "What was compared", "\n\n".join(text)
 
 
@@ -97,7 +98,7 @@ def _training(tables: Tables) -> tuple[str, str]:
     text = [
         "How each training ended, and how long its delta is: the Frobenius norm of the whole delta as written. "
         "`stopped` says by what: the last step, report_step, or the norm that it was to reach (matched norm).",
-        markdown(_readable(training[["run", *ENDING]])),
+        markdown(readable(training[["run", *ENDING]])),
     ]
     if (training["adapter"] == "none").any():
         text.append("A run without an adapter has no delta norm here: it is not followed where every weight trains.")
@@ -105,7 +106,7 @@ def _training(tables: Tables) -> tuple[str, str]:
 
 
 def _accuracy(study: Mapping[str, Any], tables: Tables) -> tuple[str, str]:
-    reference, text = study["measures"]["reference"], [markdown(_readable(tables["accuracy"]))]
+    reference, text = study["measures"]["reference"], [markdown(readable(tables["accuracy"]))]
     for benchmark, pairs in tables["mcnemar"].groupby("benchmark", sort=False):
         found = pairs[pairs["p_holm"] < SIGNIFICANCE].drop(columns="benchmark")
         statement = (
@@ -115,36 +116,8 @@ def _accuracy(study: Mapping[str, Any], tables: Tables) -> tuple[str, str]:
         if len(found) > LISTED_PAIRS:
             found = found[found[["a", "b"]].isin(["base", reference]).any(axis="columns")]
             statement += f"; those with base or {escape(reference)}, all are in tables/mcnemar.csv"
-        text += [f"{statement}:", markdown(_readable(found))] if len(found) else [f"{statement}."]
+        text += [f"{statement}:", markdown(readable(found))] if len(found) else [f"{statement}."]
     return "Accuracy", "\n\n".join(text)
-
-
-def _geometry(study: Mapping[str, Any], tables: Tables) -> tuple[str, str]:
-    reference, square = study["measures"]["reference"], tables["cosine_matrix"]
-    pairs = _against(study, tables, "geometry_global_pairs")
-    columns = ["run", "cosine", "orthogonal_fraction_stacked", "orthogonal_fraction_by_module_a_of_b"]
-    columns += [
-        "left_smallest_median",
-        "left_largest_median",
-        "right_smallest_median",
-        "right_largest_median",
-    ]
-    columns += ["u1_overlap", "v1_overlap", "k_min", "n_defined", "reason"]
-    names = {"orthogonal_fraction_by_module_a_of_b": "orthogonal fraction by module"}
-    text = [
-        f"Global means all {_modules(tables)} modules stacked into one vector, not a mean over modules: so "
-        "the norms, cosines and orthogonal fractions. Angles (degrees) are medians, overlaps and effective "
-        "ranks means, over the modules where they are defined.",
-        "Cosine of every two weight updates, global:",
-        markdown(square.rename(columns={MATRIX_KEY: ""})),
-        "Norm and ranks of each update (effective rank: exp of the entropy of the normalised singular "
-        "values, and of their squares):",
-        markdown(_readable(_in_order(tables["geometry_global_runs"], tables))),
-        f"Each update against {escape(reference)}'s; the orthogonal fraction is what a projection on it "
-        "leaves, with one coefficient for all modules (stacked) or one a module:",
-        markdown(_readable(pairs[columns].rename(columns=names))),
-    ]
-    return "Weight updates", "\n\n".join(text)
 
 
 def _connectivity(study: Mapping[str, Any], tables: Tables) -> tuple[str, str]:
@@ -158,7 +131,7 @@ def _connectivity(study: Mapping[str, Any], tables: Tables) -> tuple[str, str]:
         f"Loss (nats a token) of the gold boxed answer on the first {n} problems of {benchmark}, along the "
         f"straight path from {escape(reference)}'s update to each run's. Barriers: the highest loss above "
         "the mean of the ends, and above the chord between them, with the share of the run's update there.",
-        markdown(_readable(shown).rename(columns=names)),
+        markdown(readable(shown).rename(columns=names)),
     ]
     if pairs["chord"].notna().any():
         worst = pairs.sort_values("chord", ascending=False, kind="stable").iloc[0]
@@ -197,9 +170,9 @@ def _captions(study: Mapping[str, Any], tables: Tables) -> dict[str, str]:
     seeds = f"Seeds: data order {_values(training['seed'])}"
     starts = training["init_seed"].dropna()
     seeds += f", initial A {_values(starts)}." if len(starts) else "."
-    modules, problems = _modules(tables), tables["accuracy"].drop_duplicates("benchmark")
+    modules, problems = count_modules(tables), tables["accuracy"].drop_duplicates("benchmark")
     sizes = ", ".join(f"{escape(b)} n = {n}" for b, n in zip(problems["benchmark"], problems["n"], strict=True))
-    measures, k = study["measures"], study["measures"]["geometry"]["top_k"]
+    measures, k = study["measures"], study["measures"]["geometry"]["top_k"][-1]
     connectivity, cka = measures["connectivity"], measures["cka"]
     angles = f"smallest (filled) and largest (hollow) of the k = {k} angles between the top left (output side) "
     angles += f"and right (input side) singular subspaces, over {modules} modules"
@@ -251,16 +224,6 @@ def _against(study: Mapping[str, Any], tables: Tables, name: str) -> pd.DataFram
     return against(tables[name], study["measures"]["reference"], list(tables["training"]["run"]))
 
 
-def _in_order(frame: pd.DataFrame, tables: Tables) -> pd.DataFrame:
-    return tables["training"][["run"]].merge(frame, on="run")
-
-
-def _readable(frame: pd.DataFrame) -> pd.DataFrame:
-    """Words instead of underscores in the heading; none of the optional columns that are empty."""
-    empty = [c for c in ("reason", "report_step", "options") if c in frame and frame[c].isna().all()]
-    return frame.drop(columns=empty).rename(columns=lambda column: column.replace("_", " "))
-
-
 def _values(values: Iterable[Any]) -> str:
     """The different values, in their order: `42`, or `42, 123`; a dash for none."""
     return ", ".join(dict.fromkeys(cell(value) for value in values)) or "–"
@@ -268,10 +231,6 @@ def _values(values: Iterable[Any]) -> str:
 
 def _shared(seeds: pd.Series) -> str:
     return " in every run" if seeds.nunique() == 1 else ", not the same in every run"
-
-
-def _modules(tables: Tables) -> int:
-    return int(tables["geometry_module_runs"]["module"].nunique())
 
 
 def _bullets(lines: Iterable[str]) -> str:

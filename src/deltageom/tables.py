@@ -6,10 +6,9 @@ precision) and .md (rounded for reading); `read` gives back what `write` saved.
 
 import math
 import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -17,31 +16,13 @@ import pandas as pd
 from deltageom.connectivity import Barriers
 from deltageom.connectivity import barriers as path_barriers
 from deltageom.frames import MATRIX_KEY, Record, frame, read_types, typed
-from deltageom.geometry.aggregate import aggregate
+from deltageom.geometry_tables import geometry_tables, of_pairs, of_runs
 from deltageom.markdown import escape, markdown
 from deltageom.records import write_text
 from deltageom.run_tables import accuracy, mcnemar, training, training_curves
 
 UNDEFINED_BARRIERS = Barriers(mean_of_ends=math.nan, chord=math.nan, worst_alpha=math.nan)
 MARKDOWN_ROWS = 500  # a longer table is for a program to read: its .md shows the first so many
-
-RANKS = ["stable_rank", "effective_rank_sigma", "effective_rank_sigma2"]
-OVERLAPS = ["left_overlap", "right_overlap", "u1_overlap", "v1_overlap"]
-ANGLES = ["left_smallest", "left_largest", "right_smallest", "right_largest"]  # degrees
-MODULE = ["module", "layer"]
-MODULE_RUN = [*MODULE, "run", "norm", "spectral_norm", *RANKS, "rank", "reason"]
-MODULE_PAIR = [*MODULE, "a", "b", "inner", "cosine", "orthogonal_fraction", "k", *ANGLES, *OVERLAPS, "reason"]
-STACKED_RUN = ["run", "norm", *RANKS, "n_modules", "n_defined", "reason"]
-STACKED_PAIR = ["a", "b", "inner", "cosine", "orthogonal_fraction_stacked"]
-STACKED_PAIR += ["orthogonal_fraction_by_module_a_of_b", "orthogonal_fraction_by_module_b_of_a"]
-STACKED_PAIR += [
-    *(f"{angle}_median" for angle in ANGLES),
-    *OVERLAPS,
-    "k_min",
-    "n_modules",
-    "n_defined",
-    "reason",
-]
 
 
 def build(
@@ -55,57 +36,35 @@ def build(
 ) -> dict[str, pd.DataFrame]:
     """Every table by name, from the arguments of the functions below; `runs` are the study's, in its order.
 
-    The tables geometry_layer_* and geometry_global_* are `geometry.aggregate.aggregate`'s rows.
+    Those of the geometry are `geometry.aggregate.numbers`, one row a number.
     """
-    layers, whole = (aggregate([dict(module) for module in modules], by=by) for by in ("layer", "global"))
     losses = connectivity(paths)
     tables = {
         "training": training(runs, selections),
         "training_curves": training_curves({run: metrics[run] for run in runs if run in metrics}),
         "accuracy": accuracy(evaluations),
         "mcnemar": mcnemar(evaluations),
-        "geometry_module_runs": geometry_module_runs(modules),
-        "geometry_module_pairs": geometry_module_pairs(modules),
-        "geometry_layer_runs": frame(layers["runs"], ["layer", *STACKED_RUN]),
-        "geometry_layer_pairs": frame(layers["pairs"], ["layer", *STACKED_PAIR]),
-        "geometry_global_runs": frame(whole["runs"], STACKED_RUN),
-        "geometry_global_pairs": frame(whole["pairs"], STACKED_PAIR),
+        **geometry_tables(modules, runs),
         "connectivity": losses,
         "barriers": barriers(losses),
         "cka": cka(similarities),
     }
-    tables["cosine_matrix"] = cosine_matrix(tables["geometry_global_runs"], tables["geometry_global_pairs"], list(runs))
+    tables["cosine_matrix"] = cosine_matrix(tables["geometry_global"], list(runs))
     return tables
 
 
-def geometry_module_runs(modules: Iterable[Record]) -> pd.DataFrame:
-    """One row a (module, run): norms, ranks; without the singular values."""
-    return frame([_where(module) | dict(run) for module in modules for run in module["runs"]], MODULE_RUN)
+def cosine_matrix(table: pd.DataFrame, order: Sequence[str]) -> pd.DataFrame:
+    """The cosines of geometry_global as a square: column `(run)`, then a column a run, rows and columns in `order`.
 
-
-def geometry_module_pairs(modules: Iterable[Record]) -> pd.DataFrame:
-    """One row a (module, pair of runs); of each side's principal angles the smallest and the largest."""
-    rows = []
-    for module in modules:
-        for pair in module["pairs"]:
-            row = _where(module) | dict(pair)
-            for side in ("left", "right"):
-                angles = row[f"{side}_angles"] or [None]
-                row |= {f"{side}_smallest": angles[0], f"{side}_largest": angles[-1]}
-            rows.append(row)
-    return frame(rows, MODULE_PAIR)
-
-
-def cosine_matrix(runs: pd.DataFrame, pairs: pd.DataFrame, order: Sequence[str]) -> pd.DataFrame:
-    """The global cosines as a square: column `(run)`, then a column a run, rows and columns in `order`.
-
-    `runs` and `pairs` are geometry_global_runs and _pairs. The diagonal is 1, missing for a zero delta.
+    The diagonal is 1, missing for a zero delta.
     """
     matrix = pd.DataFrame(np.nan, index=list(order), columns=list(order))
+    runs, pairs = of_runs(table), of_pairs(table)
     for run, norm in zip(runs["run"], runs["norm"], strict=True):
         matrix.loc[run, run] = 1.0 if norm > 0 else np.nan
-    for a, b, cosine in zip(pairs["a"], pairs["b"], pairs["cosine"], strict=True):
-        matrix.loc[a, b] = matrix.loc[b, a] = cosine
+    if not pairs.empty:
+        for a, b, cosine in zip(pairs["a"], pairs["b"], pairs["cosine"], strict=True):
+            matrix.loc[a, b] = matrix.loc[b, a] = cosine
     return matrix.rename_axis(MATRIX_KEY).reset_index()
 
 
@@ -186,7 +145,3 @@ def read(folder: Path, name: str) -> pd.DataFrame:
 
 def _other(letter: re.Match[str]) -> str:
     return "b" if letter[0] == "a" else "a"
-
-
-def _where(module: Record) -> dict[str, Any]:
-    return {"module": module["module"], "layer": module["layer"]}

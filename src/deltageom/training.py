@@ -239,8 +239,9 @@ def _watch(
 
 def target_norm(folder: Path, settings: TrainSettings) -> float:
     """The Frobenius norm of another run's delta, over the modules that the runs share."""
+    delta = adapters.Adapter(folder)
     modules = settings.training.lora.targets(settings.base)
-    norms = [factored.norm(factored.thin_svd(adapters.read_factors(folder, module))) for module in modules]
+    norms = [factored.norm(factored.thin_svd(delta.read(module))) for module in modules]
     return math.sqrt(sum(norm**2 for norm in norms))
 
 

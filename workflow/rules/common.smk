@@ -40,6 +40,7 @@ PAIRS = list(itertools.combinations(RUNS, 2))
 BENCHMARKS = sorted(STUDY.benchmarks)
 ALL_MODULES = STUDY.modules()
 MODULES = sorted({module.split(".", 2)[2] for module in ALL_MODULES})
+BASE_RANK = STUDY.measures.geometry.base_rank
 GPUS = 1 if STUDY.device == "cuda" else 0
 ENVIRONMENT = "../../envs/gpu.yaml" if GPUS else "../../envs/cpu.yaml"
 
@@ -167,15 +168,34 @@ def train_arguments(wildcards, input):
     return arguments
 
 
-def base_argument():
-    """The base, which a checkpoint's delta is measured from; LoRA alone needs none, nor reruns with another."""
-    if not WHOLE_RUNS:
-        return []
+def base_arguments():
+    """The base, which a checkpoint's delta is measured from, and which runs may be held against."""
     revision = STUDY.base.revision
     return [
         *("--base", model_path("base")),
         *(("--revision", revision) if revision else ()),
     ]
+
+
+def module_arguments(layer):
+    return [
+        argument
+        for name in MODULES
+        for argument in ("--module", f"layers.{layer}.{name}")
+    ]
+
+
+def base_spectra(wildcards):
+    """The base's singular triplets of a layer's modules, if the study asks for them."""
+    return [
+        f"{RESULTS}/base_spectrum/layers.{wildcards.layer}.{module}.safetensors"
+        for module in MODULES
+        if BASE_RANK
+    ]
+
+
+def spectra_arguments(spectra):
+    return ["--spectra", folder(spectra), "--base-rank", BASE_RANK] if spectra else []
 
 
 wildcard_constraints:

@@ -1,4 +1,4 @@
-"""Measure the weight geometry of some modules, all runs and pairs, from the factors of their deltas."""
+"""Measure the weight geometry of some modules, all runs and pairs; pairs measured before are kept."""
 
 import argparse
 from pathlib import Path
@@ -11,15 +11,27 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--run", type=named_path, action="append", required=True, metavar="NAME=FOLDER", help="a run; repeat"
     )
     parser.add_argument("--module", action="append", required=True, help="layers.0.self_attn.q_proj; repeat")
-    parser.add_argument("--top-k", type=int, required=True, help="singular directions in the principal angles")
-    parser.add_argument("--base", help="the base model, a folder or a hub id, where a run is a checkpoint")
+    parser.add_argument(
+        "--top-k", type=int, action="append", required=True, help="singular directions in the principal angles; repeat"
+    )
+    parser.add_argument("--base", help="the base model, a folder or a hub id, where it is needed")
     parser.add_argument("--revision", help="the base's hub commit or tag")
+    parser.add_argument("--spectra", type=Path, help="base-spectrum's folder: hold the runs against the base's weights")
+    parser.add_argument("--base-rank", type=int, help="base-spectrum's rank")
     parser.add_argument("--output", type=Path, required=True, help="folder for MODULE.json")
 
 
 def run(arguments: argparse.Namespace) -> None:
-    from deltageom import hub
+    from deltageom import hub, provenance
+    from deltageom.adapters import open_run
     from deltageom.measures import geometry
+    from deltageom.measures.base import BaseWeights
 
-    base = hub.weights_folder(arguments.base, arguments.revision) if arguments.base else None
-    geometry.write(arguments.module, dict(arguments.run), arguments.top_k, arguments.output, base)
+    folder = hub.weights_folder(arguments.base, arguments.revision) if arguments.base else None
+    runs = {name: open_run(path, folder) for name, path in arguments.run}
+    base = BaseWeights(folder, arguments.spectra, arguments.base_rank) if folder and arguments.spectra else None
+    made_by = provenance.code_digest(["cli.geometry"])
+    for module in arguments.module:
+        path = arguments.output / f"{module}.json"
+        measured, kept = geometry.update(path, module, runs, arguments.top_k, made_by, base)
+        print(f"{module}: {measured} pairs measured, {kept} kept", flush=True)

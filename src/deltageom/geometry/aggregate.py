@@ -1,134 +1,153 @@
-"""From modules to layers and to the whole update.
+"""The numbers of modules, layers and the whole update, each beside what chance and other seeds give.
 
-Norms, cosines and orthogonal fractions are those of the stacked vector of all modules' deltas, not means over
-modules; angles are medians, overlaps and ranks means, over the modules where they are defined.
+Norms, cosines and orthogonal fractions over modules are those of the stacked vector of their deltas, not means; angles
+are medians, overlaps and ranks means, over the modules where they are defined.
+
+What the baselines do not claim. The modules of one network are not independent, neither in how they were trained nor as
+a sample of anything: the bootstrap says how far a median depends on which modules are there, and no more. The z of a
+number is its distance from chance, or from other seeds, in standard deviations and gives no p-value: the chance
+distributions of angles, overlaps and orthogonal fractions are skewed, and those of the runs' own A rest on few draws.
 """
 
-from collections import defaultdict
-from collections.abc import Iterator
-from math import fsum, hypot, sqrt
-from statistics import fmean, median
-from typing import Any, Literal
+from collections.abc import Callable, Mapping, Sequence
+from typing import Literal
 
-from deltageom.errors import UserError
+import numpy as np
+from numpy.typing import NDArray
 
-Row = dict[str, Any]
+from deltageom.geometry import pair_numbers, run_numbers
+from deltageom.geometry.module_arrays import Modules, Pair, Record, collect
+from deltageom.geometry.noise import seed_columns
+from deltageom.geometry.pair_numbers import DIRECTIONAL
+from deltageom.geometry.run_numbers import Number
+
+Array = NDArray[np.float64]
+Columns = dict[str, "list[str | None] | Array"]
+Level = Literal["module", "layer", "global"]
+
+BASELINES = (
+    *(f"chance_{which}_{what}" for which in ("own", "fresh") for what in ("mean", "sd", "z")),
+    *(f"seed_{what}" for what in ("n", "mean", "sd", "z")),
+)
+OVER = ("low", "high", "n_modules", "n_defined")
+COLUMNS: dict[str, tuple[str, ...]] = {
+    "module": ("module", "layer", "a", "b", "measure", "k", "value", "reason", *BASELINES),
+    "layer": ("layer", "a", "b", "measure", "k", "value", *OVER, "reason", *BASELINES),
+    "global": ("a", "b", "measure", "k", "value", *OVER, "reason", *BASELINES),
+}
+TEXT = ("module", "a", "b", "measure", "reason")
+NUMERIC = ("k", "value", *OVER, *BASELINES)
+REASONS = (None, "zero delta", "not measured")
 
 
-def aggregate(modules: list[Row], by: Literal["layer", "global"]) -> dict[str, list[Row]]:
-    """{"runs": [...], "pairs": [...]} from dicts {"module", "layer", "runs", "pairs"} (see `measure_module`).
+def numbers(records: Sequence[Record], level: Level, noise: Mapping[Pair, Sequence[Pair]]) -> Columns:
+    """One row a number, in COLUMNS[level]: text as lists, None where missing; numbers as float64 arrays, NaN there.
 
-    Rows are one a run or pair, and with by="layer" one a layer, which their "layer" names.
-    Run row: norm (stacked), stable_rank, effective_rank_sigma, effective_rank_sigma2 (means).
-    Pair row: inner (sum), cosine (stacked), and three orthogonal fractions:
+    records: of modules, see `measure_module`, with "module", "layer" and "shape"; a module whose layer is None is in
+    no layer. noise: for each pair of runs the pairs that differ only in seeds, see `noise_pairs`.
+    Rows: all runs before all pairs; within these by module (in the order given) or layer (ascending), then by run or
+    pair, then by measure. `b` is None for a run. `k` is the k used, the smallest over modules (the asked one where
+    the value is undefined); an asked k that uses the same k as a smaller one everywhere has no rows of its own.
+    n_defined counts the modules where the measure is defined. reason says why a value is NaN.
+
+    Over modules a run has norm (stacked), stable_rank_mean, effective_rank_..._mean; with the base's weights
+    input_energy and output_energy (of the stacked delta: weighted by |delta|^2), spectral_drift_mean, intruders_sum,
+    unchanged_bf16 (weighted by the number of weights). A pair has inner, cosine and coefficient_... (stacked), and
     - orthogonal_fraction_stacked = sqrt(1 - cosine^2): what is left of b after its projection on the stacked
       a, one coefficient for all modules; symmetric.
     - orthogonal_fraction_by_module_a_of_b: the fraction of b that is orthogonal to a when b is projected on
       a in each module apart, a coefficient a module, and residuals are stacked. Never above the stacked one.
     - orthogonal_fraction_by_module_b_of_a: the same with a and b exchanged.
-    left_smallest_median, left_largest_median, right_...: medians of the smallest and largest principal
-    angle in degrees; left_overlap, right_overlap, u1_overlap, v1_overlap: means; k_min: the smallest k
-    behind these. Both: n_modules, and n_defined, how many have a delta (both deltas) that is not zero. What
-    is undefined is None, and `reason` says why.
-    Raises UserError, naming the module, if modules hold different runs.
+    - cosine_median, left_smallest_median, ..., right_largest_median (degrees), with low and high, the bounds of
+      their 95 % bootstrap interval; left_overlap_mean, right_overlap_mean, u1_overlap_mean, v1_overlap_mean.
+
+    chance_fresh_...: of random deltas, both factors Gaussian; chance_own_...: B Gaussian, each run's A kept. Given the
+    runs' own norms and independent modules, the stacked cosine has mean 0 and the standard deviation
+    sqrt(sum_m (|a_m| |b_m| sd_m)^2) / (|a| |b|); orthogonal fractions follow from it to leading order. seed_...: of
+    the same measure over the noise pairs, NaN for a measure that tells a from b.
+    Raises UserError, naming the module, if modules hold different runs, pairs or k.
     """
-    if by not in ("layer", "global"):
-        raise ValueError(f"by must be 'layer' or 'global', not {by!r}")
-    _same_runs(modules)
-    rows: dict[str, list[Row]] = {"runs": [], "pairs": []}
-    for label, group in _groups(modules, by):
-        for same_run in zip(*(module["runs"] for module in group), strict=True):
-            rows["runs"].append(label | _run(list(same_run)))
-        norms = [{run["run"]: run["norm"] for run in module["runs"]} for module in group]
-        for same_pair in zip(*(module["pairs"] for module in group), strict=True):
-            rows["pairs"].append(label | _pair(list(same_pair), norms))
-    return rows
+    if level not in COLUMNS:
+        raise ValueError(f"level must be 'module', 'layer' or 'global', not {level!r}")
+    if not records:
+        return _table(level, [])
+    modules = collect(records)
+    if level == "module":
+        parts, names, layers = [modules], modules.names, modules.layers
+        of_runs, of_pairs = run_numbers.in_modules, pair_numbers.in_modules
+    else:
+        groups = _layers(modules.layers) if level == "layer" else {np.nan: list(range(len(records)))}
+        parts, names, layers = [modules.at(group) for group in groups.values()], [], np.array(list(groups))
+        of_runs, of_pairs = run_numbers.over_modules, pair_numbers.over_modules
+    if not parts:
+        return _table(level, [])
+    runs = _Section(_by_place(of_runs, parts))
+    sections = [runs.columns(names, layers, [(run, None) for run in modules.runs])]
+    if modules.pairs:
+        pairs = _Section(_by_place(of_pairs, parts))
+        pairs.hold_against(modules.pairs, noise)
+        sections.append(pairs.columns(names, layers, modules.pairs))
+    return _table(level, sections)
 
 
-def _groups(modules: list[Row], by: str) -> Iterator[tuple[Row, list[Row]]]:
-    if by == "global":
-        if modules:
-            yield {}, modules
-        return
-    layers: dict[int, list[Row]] = defaultdict(list)
-    for module in modules:
-        layers[module["layer"]].append(module)
-    for layer in sorted(layers):
-        yield {"layer": layer}, layers[layer]
+def _layers(layers: Array) -> dict[float, list[int]]:
+    return {layer: np.flatnonzero(layers == layer).tolist() for layer in np.unique(layers[~np.isnan(layers)]).tolist()}
 
 
-def _same_runs(modules: list[Row]) -> None:
-    runs = [[run["run"] for run in module["runs"]] for module in modules]
-    for module, names in zip(modules, runs, strict=True):
-        if names != runs[0]:
-            raise UserError(
-                f"module {module['module']} holds runs {names}, but {modules[0]['module']} holds {runs[0]}: "
-                "measure all modules again with the same runs"
-            )
-
-
-def _run(rows: list[Row]) -> Row:
-    defined = [row for row in rows if row["reason"] is None]
-    means = ("stable_rank", "effective_rank_sigma", "effective_rank_sigma2")
-    return {
-        "run": rows[0]["run"],
-        "norm": hypot(*(row["norm"] for row in rows)),
-        **{key: _mean(defined, key) for key in means},
-        "n_modules": len(rows),
-        "n_defined": len(defined),
-        "reason": None if defined else "zero delta",
-    }
-
-
-def _pair(rows: list[Row], norms: list[dict[str, float]]) -> Row:
-    a, b = rows[0]["a"], rows[0]["b"]
-    norms_a, norms_b = [norm[a] for norm in norms], [norm[b] for norm in norms]
-    defined = [row for row in rows if row["reason"] is None]
-    angles = {
-        f"{side}_{which}_median": median(row[f"{side}_angles"][at] for row in defined) if defined else None
-        for side in ("left", "right")
-        for which, at in (("smallest", 0), ("largest", -1))
-    }
-    overlaps = ("left_overlap", "right_overlap", "u1_overlap", "v1_overlap")
-    zero = not any(norms_a) or not any(norms_b)
-    return {
-        "a": a,
-        "b": b,
-        "inner": fsum(row["inner"] for row in rows),
-        **_stacked(rows, norms_a, norms_b, zero),
-        **angles,
-        **{key: _mean(defined, key) for key in overlaps},
-        "k_min": min((row["k"] for row in defined), default=None),
-        "n_modules": len(rows),
-        "n_defined": len(defined),
-        "reason": "zero delta" if zero or not defined else None,
-    }
-
-
-def _stacked(rows: list[Row], norms_a: list[float], norms_b: list[float], zero: bool) -> Row:
-    """Cosine and orthogonal fractions of the stacked deltas."""
-    suffixes = ("stacked", "by_module_a_of_b", "by_module_b_of_a")
-    if zero:
-        return {"cosine": None} | {f"orthogonal_fraction_{suffix}": None for suffix in suffixes}
-    norm_a, norm_b = hypot(*norms_a), hypot(*norms_b)
-    cosine = fsum(row["inner"] / norm_a / norm_b for row in rows)
-    cosine = min(1.0, max(-1.0, cosine))
-    # Where either delta is zero nothing of the other is projected away.
-    fractions = [1.0 if row["reason"] else row["orthogonal_fraction"] for row in rows]
-    of_b = [of * b / norm_b for of, b in zip(fractions, norms_b, strict=True)]
-    of_a = [of * a / norm_a for of, a in zip(fractions, norms_a, strict=True)]
-    # b/|b| - cosine a/|a|, module by module: its part orthogonal to a's module is of_b, its part along it
-    # this. Sound where the cosine is near 1, unlike sqrt(1 - cosine^2).
-    along = [
-        (row["cosine"] or 0.0) * b / norm_b - cosine * a / norm_a
-        for row, a, b in zip(rows, norms_a, norms_b, strict=True)
+def _by_place(measure: Callable[[Modules], list[Number]], parts: list[Modules]) -> list[Number]:
+    """Columns (modules or layers, runs or pairs), from one part of all modules or from one a layer."""
+    measured = [measure(part) for part in parts]
+    if measured[0][0][1]["value"].ndim == 2:
+        return [(name, {key: array.T for key, array in columns.items()}) for name, columns in measured[0]]
+    return [
+        (same[0][0], {key: np.stack([columns[key] for _, columns in same]) for key in same[0][1]})
+        for same in zip(*measured, strict=True)
     ]
-    stacked = hypot(*of_b, *along) if abs(cosine) >= 0.9 else sqrt(1 - cosine**2)
-    fractions_out = (min(1.0, stacked), min(1.0, hypot(*of_b)), min(1.0, hypot(*of_a)))
-    return {"cosine": cosine} | {
-        f"orthogonal_fraction_{suffix}": value for suffix, value in zip(suffixes, fractions_out, strict=True)
-    }
 
 
-def _mean(rows: list[Row], key: str) -> float | None:
-    return fmean(row[key] for row in rows) if rows else None
+class _Section:
+    """The rows of all runs or of all pairs: arrays (modules or layers, runs or pairs, measures)."""
+
+    def __init__(self, found: list[Number]) -> None:
+        self.measures = [name for name, _ in found]
+        missing = np.full(found[0][1]["value"].shape, np.nan)
+        keys = (*NUMERIC, "zero", "repeated")
+        self.table = {key: np.stack([columns.get(key, missing) for _, columns in found], -1) for key in keys}
+
+    def hold_against(self, pairs: Sequence[Pair], noise: Mapping[Pair, Sequence[Pair]]) -> None:
+        seeds = seed_columns(self.table["value"], self.table["k"], pairs, noise)
+        directed = np.isin(self.measures, DIRECTIONAL)
+        self.table |= {key: np.where(directed, np.nan, array) for key, array in seeds.items()}
+
+    def columns(self, names: list[str], layers: Array, rows: Sequence[tuple[str, str | None]]) -> Columns:
+        for of in ("chance_own", "chance_fresh", "seed"):
+            self.table[f"{of}_z"] = self._z(of)
+        keep = self.table["repeated"] != 1
+        place, row, measure = np.nonzero(keep)
+        found: Columns = {key: self.table[key][keep] for key in NUMERIC}
+        undefined, moved = np.isnan(self.table["value"][keep]), self.table["zero"][keep] == 0
+        return found | {
+            "module": [names[i] for i in place.tolist()] if names else [],
+            "layer": layers[place],
+            "a": [rows[i][0] for i in row.tolist()],
+            "b": [rows[i][1] for i in row.tolist()],
+            "measure": [self.measures[i] for i in measure.tolist()],
+            "reason": [REASONS[i] for i in (undefined * (1 + moved)).tolist()],
+        }
+
+    def _z(self, of: str) -> Array:
+        sd = self.table[f"{of}_sd"]
+        away = self.table["value"] - self.table[f"{of}_mean"]
+        z: Array = np.divide(away, sd, out=np.full_like(sd, np.nan), where=sd > 0)
+        return z
+
+
+def _table(level: Level, sections: list[Columns]) -> Columns:
+    found: Columns = {}
+    for column in COLUMNS[level]:
+        parts = [section[column] for section in sections]
+        if column in TEXT:
+            found[column] = [value for part in parts for value in part]
+        else:
+            found[column] = np.concatenate([np.zeros(0), *parts])
+    return found

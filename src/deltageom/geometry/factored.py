@@ -9,6 +9,7 @@ from numpy.typing import NDArray
 from deltageom.adapters import Factors
 
 Array = NDArray[np.float64]
+EPS = float(np.finfo(np.float64).eps)
 
 
 @dataclass(frozen=True)
@@ -24,20 +25,40 @@ class ThinSvd:
         return self.sigma.size
 
 
+def householder(matrix: Array) -> tuple[Array, Array]:
+    """The QR decomposition of (d, r): orthonormal (d, min(d, r)) and upper triangular."""
+    q: Array
+    r: Array
+    q, r = np.linalg.qr(matrix)
+    return q, r
+
+
 def thin_svd(factors: Factors) -> ThinSvd:
-    """The SVD of scale * b @ a, cut at its numerical rank, from QR of b and of a^T and an SVD of r x r.
+    """The SVD of scale * b @ a, cut at its numerical rank, from QR of b and of a^T and an SVD of r x r."""
+    q_b, r_b = householder(factors.b)
+    q_a, r_a = householder(factors.a.T)
+    u, sigma, vt = core_svd(factors, r_b, r_a)
+    return ThinSvd(q_b @ u, sigma, q_a @ vt.T)
+
+
+def core_svd(factors: Factors, r_b: Array, r_a: Array) -> tuple[Array, Array, Array]:
+    """The SVD of scale * r_b @ r_a^T, cut at the numerical rank of the delta: u (r, rank), sigma, vt (rank, r).
 
     Counted as zero: singular values up to sigma_1 max(d_out, d_in) eps, and up to the rounding error
-    scale r eps |b|_2 |a|_2 of the product, which is larger where b and a nearly cancel.
+    scale r eps |b| |a| of the product, which is larger where b and a nearly cancel.
     """
-    q_b, r_b = np.linalg.qr(factors.b)
-    q_a, r_a = np.linalg.qr(factors.a.T)
     u, sigma, vt = np.linalg.svd(factors.scale * (r_b @ r_a.T), full_matrices=False)
-    eps = float(np.finfo(np.float64).eps)
-    rounding = abs(factors.scale) * np.linalg.norm(r_b, 2) * np.linalg.norm(r_a, 2) * factors.b.shape[1] * eps
-    zero = max(sigma[0] * max(factors.b.shape[0], factors.a.shape[1]) * eps, rounding)
+    rounding = abs(factors.scale) * np.linalg.norm(r_b) * np.linalg.norm(r_a) * factors.b.shape[1] * EPS
+    zero = max(sigma[0] * max(factors.b.shape[0], factors.a.shape[1]) * EPS, rounding)
     rank = int((sigma > zero).sum())
-    return ThinSvd(q_b @ u[:, :rank], sigma[:rank], q_a @ vt[:rank].T)
+    return u[:, :rank], sigma[:rank], vt[:rank]
+
+
+def dense_svd(weight: Array) -> ThinSvd:
+    """The SVD of a dense delta (d_out, d_in), cut at its numerical rank sigma_1 max(d_out, d_in) eps."""
+    u, sigma, vt = np.linalg.svd(weight, full_matrices=False)
+    rank = int((sigma > sigma[0] * max(weight.shape) * EPS).sum())
+    return ThinSvd(u[:, :rank], sigma[:rank], vt[:rank].T)
 
 
 def in_common_basis(deltas: Sequence[ThinSvd]) -> list[ThinSvd]:
@@ -80,6 +101,12 @@ def orthogonal_fraction(a: ThinSvd, b: ThinSvd) -> float:
         return float(np.sqrt(1 - cos**2))
     unit_a, unit_b = ((delta.u * (delta.sigma / norm(delta))) @ delta.v.T for delta in (a, b))
     return float(np.linalg.norm(unit_b - cos * unit_a))
+
+
+def cosines(products: Array) -> Array:
+    """Cosines of the principal angles, descending, (..., k), from a^T b (..., k, k) of orthonormal a and b."""
+    values: Array = np.clip(np.linalg.svd(products, compute_uv=False), 0.0, 1.0)
+    return values
 
 
 def principal_angles(a: Array, b: Array) -> Array:

@@ -1,85 +1,190 @@
 """All numbers about one module: a row a run, a row a pair of runs, ready for JSON (None where undefined)."""
 
+from collections.abc import Collection, Mapping, Sequence
 from itertools import combinations
+from math import sqrt
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
-from deltageom.adapters import Factors
+from deltageom.adapters import Dense, Factors
 from deltageom.errors import UserError
-from deltageom.geometry import factored
-from deltageom.geometry.factored import ThinSvd
+from deltageom.geometry import factored, random_factors
+from deltageom.geometry.factored import Array
+from deltageom.geometry.stack import FactoredStack, Stack, stack
+
+Row = dict[str, Any]
+Pair = tuple[str, str]
+Indices = NDArray[np.intp]
 
 ZERO = "zero delta"  # why a row has undefined values
+SMALL = 1e-4  # radians: nearer to 0 the arccos would lose digits
+NEARLY_PARALLEL = 0.999  # above this cosine sqrt(1 - cosine^2) would
 
 
-def measure_module(factors: dict[str, Factors], top_k: int) -> dict[str, Any]:
-    """{"runs": [...], "pairs": [...]} of one module, from each run's factors; pairs with a < b, sorted.
+def measure_module(
+    module: str, deltas: Mapping[str, Factors | Dense], top_ks: Sequence[int], pairs: Collection[Pair] | None = None
+) -> dict[str, list[Row]]:
+    """{"runs": [...], "pairs": [...]} of one module, from each run's delta; `pairs` (a < b): those asked for, or all.
 
     Run row: norm (Frobenius), spectral_norm, stable_rank, effective_rank_sigma and effective_rank_sigma2 (exp
     entropy of the normalised sigma, of the normalised sigma^2), rank (numerical), singular_values (rank,).
-    Pair row: inner, cosine, orthogonal_fraction (symmetric), k = min(top_k, both ranks), left_angles and
-    right_angles (degrees, ascending, (k,)) between the top-k left (d_out) and right (d_in) singular
-    subspaces, left_overlap and right_overlap (mean cos^2 of those), u1_overlap and v1_overlap (|<u1, u1'>|,
-    |<v1, v1'>|). `reason` is None, or says why the values are.
+    Pair row: inner, cosine, coefficient_a_on_b (<a, b> / <b, b>, of a's projection on b) and _b_on_a,
+    orthogonal_fraction (symmetric), u1_overlap and v1_overlap (|<u1, u1'>|, |<v1, v1'>|); `angles`, a row an asked
+    k: top_k, k = min(top_k, both ranks), left and right (degrees, ascending, (k,)) between the top-k left (d_out)
+    and right (d_in) singular subspaces; `chance`: the standard deviation of the cosine of random deltas and draws
+    of the right side, see `random_factors`. `reason` is None, or says why the values are.
     Raises UserError, naming two runs, if their modules differ in shape.
     """
-    if top_k < 1:
-        raise ValueError(f"top_k must be at least 1, not {top_k}")
-    names = sorted(factors)
-    _same_shape({name: factors[name] for name in names})
-    deltas = {name: factored.thin_svd(factors[name]) for name in names}
-    common = dict(zip(names, factored.in_common_basis([deltas[name] for name in names]), strict=True))
-    return {
-        "runs": [_run(name, deltas[name]) for name in names],
-        "pairs": [_pair(a, b, common[a], common[b], top_k) for a, b in combinations(names, 2)],
-    }
+    if not top_ks or min(top_ks) < 1:
+        raise ValueError(f"top_ks must be at least 1, not {top_ks}")
+    names = sorted(deltas)
+    shape = _one_shape({name: deltas[name] for name in names})
+    asked = sorted(combinations(names, 2) if pairs is None else pairs)
+    of_module = stack([deltas[name] for name in names], max(top_ks))
+    sigma = dict(zip(names, of_module.sigma, strict=True))
+    defined = [(a, b) for a, b in asked if sigma[a].size and sigma[b].size]
+    rows = {(a, b): _undefined(a, b) for a, b in asked}
+    if defined:
+        measured = _Pairs(of_module, module, names, defined, shape)
+        rows |= dict(zip(defined, measured.rows(sorted(set(top_ks))), strict=True))
+    return {"runs": [_run(name, sigma[name]) for name in names], "pairs": [rows[pair] for pair in asked]}
 
 
-def _same_shape(factors: dict[str, Factors]) -> None:
-    shapes = {name: (f.b.shape[0], f.a.shape[1]) for name, f in factors.items()}
-    first = next(iter(shapes), None)
+def _one_shape(deltas: Mapping[str, Factors | Dense]) -> tuple[int, int]:
+    shapes = {name: shape_of(delta) for name, delta in deltas.items()}
+    first = next(iter(shapes))
     for name, shape in shapes.items():
-        if first is not None and shape != shapes[first]:
+        if shape != shapes[first]:
             raise UserError(
                 f"runs {first!r} {shapes[first]} and {name!r} {shape} differ in the shape of this module: "
                 "compare adapters of one base model"
             )
+    return shapes[first]
 
 
-def _run(name: str, delta: ThinSvd) -> dict[str, Any]:
-    sigma, zero = delta.sigma, delta.rank == 0
+def shape_of(delta: Factors | Dense) -> tuple[int, int]:
+    if isinstance(delta, Factors):
+        return delta.b.shape[0], delta.a.shape[1]
+    return delta.weight.shape[0], delta.weight.shape[1]
+
+
+def _run(name: str, sigma: Array) -> Row:
+    zero = sigma.size == 0
     return {
         "run": name,
-        "norm": factored.norm(delta),
+        "norm": float(np.linalg.norm(sigma)),
         "spectral_norm": 0.0 if zero else float(sigma[0]),
         "stable_rank": None if zero else factored.stable_rank(sigma),
         "effective_rank_sigma": None if zero else factored.effective_rank(sigma),
         "effective_rank_sigma2": None if zero else factored.effective_rank((sigma / sigma[0]) ** 2),
-        "rank": delta.rank,
+        "rank": sigma.size,
         "singular_values": sigma.tolist(),
         "reason": ZERO if zero else None,
     }
 
 
-def _pair(a: str, b: str, delta_a: ThinSvd, delta_b: ThinSvd, top_k: int) -> dict[str, Any]:
-    k = min(top_k, delta_a.rank, delta_b.rank)
-    row: dict[str, Any] = {"a": a, "b": b, "inner": factored.inner(delta_a, delta_b)}
-    if k == 0:
-        undefined = ("left_overlap", "right_overlap", "u1_overlap", "v1_overlap")
-        row |= {"cosine": None, "orthogonal_fraction": None, "k": 0, "left_angles": [], "right_angles": []}
-        return row | dict.fromkeys(undefined) | {"reason": ZERO}
-    left = factored.principal_angles(delta_a.u[:, :k], delta_b.u[:, :k])
-    right = factored.principal_angles(delta_a.v[:, :k], delta_b.v[:, :k])
-    return row | {
-        "cosine": factored.cosine(delta_a, delta_b),
-        "orthogonal_fraction": factored.orthogonal_fraction(delta_a, delta_b),
-        "k": k,
-        "left_angles": left.tolist(),
-        "right_angles": right.tolist(),
-        "left_overlap": float((np.cos(np.radians(left)) ** 2).mean()),
-        "right_overlap": float((np.cos(np.radians(right)) ** 2).mean()),
-        "u1_overlap": float(abs(delta_a.u[:, 0] @ delta_b.u[:, 0])),
-        "v1_overlap": float(abs(delta_a.v[:, 0] @ delta_b.v[:, 0])),
-        "reason": None,
-    }
+def _undefined(a: str, b: str) -> Row:
+    numbers = ("cosine", "coefficient_a_on_b", "coefficient_b_on_a", "orthogonal_fraction", "u1_overlap", "v1_overlap")
+    return {"a": a, "b": b, "inner": 0.0, **dict.fromkeys(numbers), "angles": [], "chance": None, "reason": ZERO}
+
+
+class _Pairs:
+    """Pairs of deltas that are not zero, measured together."""
+
+    def __init__(
+        self, of_module: Stack, module: str, names: list[str], pairs: list[Pair], shape: tuple[int, int]
+    ) -> None:
+        self.stack, self.module, self.names, self.pairs, self.shape = of_module, module, names, pairs, shape
+        self.a, self.b = (np.array([names.index(pair[which]) for pair in pairs]) for which in (0, 1))
+        self.ranks = np.array([sigma.size for sigma in of_module.sigma])
+        self.norms = np.array([np.linalg.norm(sigma) for sigma in of_module.sigma])
+
+    def rows(self, top_ks: list[int]) -> list[Row]:
+        a, b, norm_a, norm_b = self.a, self.b, self.norms[self.a], self.norms[self.b]
+        inner = self.stack.inner[a, b]
+        cosine = np.clip(inner / norm_a / norm_b, -1.0, 1.0)
+        columns = {
+            "inner": inner,
+            "cosine": cosine,
+            "coefficient_a_on_b": cosine * norm_a / norm_b,
+            "coefficient_b_on_a": cosine * norm_b / norm_a,
+            "orthogonal_fraction": self._orthogonal_fraction(cosine),
+            "u1_overlap": abs(self.stack.left[a, b, 0, 0]),
+            "v1_overlap": abs(self.stack.right[a, b, 0, 0]),
+        }
+        values = zip(*(column.tolist() for column in columns.values()), strict=True)
+        angles = zip(*(self._angles(top_k) for top_k in top_ks), strict=True)
+        chance = self._chance(top_ks)
+        return [
+            {"a": pair[0], "b": pair[1], **dict(zip(columns, row, strict=True))}
+            | {"angles": list(of_pair), "chance": drawn, "reason": None}
+            for pair, row, of_pair, drawn in zip(self.pairs, values, angles, chance, strict=True)
+        ]
+
+    def _orthogonal_fraction(self, cosine: Array) -> Array:
+        fraction: Array = np.sqrt(1 - cosine**2)
+        for i in np.flatnonzero(abs(cosine) > NEARLY_PARALLEL):
+            fraction[i] = self.stack.orthogonal_fraction(self.a[i], self.b[i])
+        return fraction
+
+    def _used(self, top_k: int) -> Indices:
+        used: Indices = np.minimum(top_k, np.minimum(self.ranks[self.a], self.ranks[self.b]))
+        return used
+
+    def _angles(self, top_k: int) -> list[Row]:
+        used = self._used(top_k)
+        rows: list[Row] = [{} for _ in self.pairs]
+        for k in np.unique(used).tolist():
+            chosen = np.flatnonzero(used == k)
+            left, right = (self._side(which, chosen, k).tolist() for which in (0, 1))
+            for i, of_left, of_right in zip(chosen, left, right, strict=True):
+                rows[i] = {"top_k": top_k, "k": k, "left": of_left, "right": of_right}
+        return rows
+
+    def _side(self, which: int, chosen: Indices, k: int) -> Array:
+        """(chosen, k) angles in degrees of the left (0) or the right (1) side."""
+        products = (self.stack.left, self.stack.right)[which]
+        a, b = self.a[chosen], self.b[chosen]
+        cosines = factored.cosines(products[a, b, :k, :k])
+        angles = np.degrees(np.arccos(cosines))
+        for i in np.flatnonzero(cosines[:, 0] > np.cos(SMALL)):
+            vectors = (self.stack.leading(run, k)[which] for run in (a[i], b[i]))
+            angles[i] = factored.principal_angles(*vectors)
+        return angles
+
+    def _chance(self, top_ks: list[int]) -> list[Row]:
+        d_out, d_in = self.shape
+        fresh = 1 / sqrt(d_out * d_in)  # exact, for a direction that no rotation of either side changes
+        if not isinstance(self.stack, FactoredStack):  # a checkpoint has no A to keep
+            unknown = {"cosine_sd_fresh": fresh, "cosine_sd_own": None, "own": None, "own_v1_overlap": None}
+            return [dict(unknown) for _ in self.pairs]
+        into = self.stack.into
+        sds = random_factors.cosine_sd(into, d_out)[self.a, self.b].tolist()
+        vectors = random_factors.leading_right_vectors(into, d_out, max(top_ks), self.names, self.module)
+        products = random_factors.products(into, vectors, self.a, self.b)
+        v1 = abs(products[:, :, 0, 0]).tolist()
+        own = zip(*(self._own(products, top_k) for top_k in top_ks), strict=True)
+        return [
+            {"cosine_sd_fresh": fresh, "cosine_sd_own": sd, "own": list(of_pair), "own_v1_overlap": overlap}
+            for sd, of_pair, overlap in zip(sds, own, v1, strict=True)
+        ]
+
+    def _own(self, products: Array, top_k: int) -> list[Row]:
+        """Of each pair what the draws of one k give."""
+        used = self._used(top_k)
+        rows: list[Row] = [{} for _ in self.pairs]
+        for k in np.unique(used).tolist():
+            chosen = np.flatnonzero(used == k)
+            cosines = factored.cosines(products[chosen][:, :, :k, :k])
+            angles = np.degrees(np.arccos(cosines))
+            columns = {
+                "right_smallest": angles[..., 0].tolist(),
+                "right_median": np.median(angles, axis=-1).tolist(),
+                "right_largest": angles[..., -1].tolist(),
+                "right_overlap": (cosines**2).mean(-1).tolist(),
+            }
+            for row, values in zip(chosen, zip(*columns.values(), strict=True), strict=True):
+                rows[row] = {"top_k": top_k, **dict(zip(columns, values, strict=True))}
+        return rows

@@ -1,30 +1,98 @@
-"""The weight geometry of the modules of one chunk: one JSON file a module, all runs and pairs in it."""
+"""The weight geometry of modules, from files to records; a module's file keeps what is still true in it."""
 
+import hashlib
+import json
+from collections.abc import Collection, Mapping, Sequence
+from itertools import combinations
 from pathlib import Path
+from typing import Any
 
-from deltageom import adapters
-from deltageom.adapters import Factors
+from deltageom.adapters import Delta, Dense, Factors, layer_of
 from deltageom.errors import UserError
-from deltageom.geometry.measures import measure_module
+from deltageom.geometry.against_base import against_base
+from deltageom.geometry.measures import Pair, measure_module, shape_of
+from deltageom.measures.base import BaseWeights
 from deltageom.records import write_json
 
+Row = dict[str, Any]
 
-def write(modules: list[str], runs: dict[str, Path], top_k: int, output: Path, base: Path | None = None) -> None:
-    """Writes `output`/<module>.json for each module ('layers.17.self_attn.q_proj').
 
-    `runs`: name to folder; `base`: the folder of the base's weights, needed where a run is a checkpoint.
-    Raises UserError for what read_factors does, and for a top_k over a module's shorter side.
+def record(
+    module: str,
+    deltas: Mapping[str, Factors | Dense],
+    top_ks: Sequence[int],
+    base: BaseWeights | None = None,
+    pairs: Collection[Pair] | None = None,
+) -> Row:
+    """All numbers of one module: {"module", "layer", "shape", "runs", "pairs"}, see `measure_module`; with `base` each
+    run has a "base", see `against_base`."""
+    shape = shape_of(next(iter(deltas.values())))
+    found = measure_module(module, deltas, top_ks, pairs)
+    if base is not None:
+        weight = base.read(module)
+        spectrum = base.spectrum(module, weight)
+        for run in found["runs"]:
+            run["base"] = against_base(weight, spectrum, deltas[run["run"]], top_ks)
+    return {"module": module, "layer": layer_of(module), "shape": list(shape), **found}
+
+
+def update(
+    path: Path,
+    module: str,
+    runs: Mapping[str, Delta],
+    top_ks: Sequence[int],
+    made_by: str,
+    base: BaseWeights | None = None,
+) -> tuple[int, int]:
+    """Brings the record of a module in `path` (JSON) up to date; how many pairs were measured, and how many kept.
+
+    Kept, digit for digit, is every pair whose two runs have the names and the factors that they had, and that the
+    same code (`made_by`, a digest) measured with the same `top_ks` and base: a run that joins a study leaves the
+    others alone. Raises UserError for what reading the deltas does, and for a top_k over a module's shorter side.
     """
-    for module in modules:
-        factors = {run: adapters.read_factors(folder, module, base) for run, folder in runs.items()}
-        _has_directions(module, factors, top_k)
-        layer = int(module.split(".")[1])
-        write_json(output / f"{module}.json", {"module": module, "layer": layer, **measure_module(factors, top_k)})
+    deltas = {run: delta.read(module) for run, delta in runs.items()}
+    _has_directions(module, deltas, max(top_ks))
+    same = {"made_by": made_by, "top_ks": list(top_ks), "base": base.identity(module) if base else None}
+    digests = {run: _digest(delta) for run, delta in deltas.items()}
+    old_runs, old_pairs = _still_true(path, same, digests)
+    missing = [pair for pair in combinations(sorted(deltas), 2) if pair not in old_pairs]
+    needed = {run for pair in missing for run in pair} | (deltas.keys() - old_runs.keys())
+    new: Row = {"runs": [], "pairs": []}
+    if needed:
+        new = record(module, {run: deltas[run] for run in needed}, top_ks, base, missing)
+    of_runs = {row["run"]: row | {"sha256": digests[row["run"]]} for row in new["runs"]} | old_runs
+    of_pairs = {(row["a"], row["b"]): row for row in new["pairs"]} | old_pairs
+    shape = shape_of(next(iter(deltas.values())))
+    rows = {"runs": [of_runs[run] for run in sorted(of_runs)], "pairs": [of_pairs[pair] for pair in sorted(of_pairs)]}
+    write_json(path, same | {"module": module, "layer": layer_of(module), "shape": list(shape)} | rows)
+    return len(missing), len(old_pairs)
 
 
-def _has_directions(module: str, factors: dict[str, Factors], top_k: int) -> None:
+def _still_true(path: Path, same: Row, digests: Mapping[str, str]) -> tuple[dict[str, Row], dict[Pair, Row]]:
+    """The rows of runs and of pairs in `path` that need no measuring."""
+    try:
+        old: Any = json.loads(path.read_text(encoding="utf-8"))
+        if any(old[key] != value for key, value in same.items()):
+            return {}, {}
+        runs = {row["run"]: row for row in old["runs"] if row["sha256"] == digests.get(row["run"])}
+        return runs, {(row["a"], row["b"]): row for row in old["pairs"] if row["a"] in runs and row["b"] in runs}
+    except (OSError, ValueError, KeyError, TypeError):  # none there, or not one of ours: measured afresh
+        return {}, {}
+
+
+def _digest(delta: Factors | Dense) -> str:
+    """SHA-256 of what the measures read of a run's module."""
+    arrays = (delta.b, delta.a) if isinstance(delta, Factors) else (delta.weight,)
+    digest = hashlib.sha256(repr(delta.scale if isinstance(delta, Factors) else None).encode())
+    for array in arrays:
+        digest.update(repr(array.shape).encode())
+        digest.update(array.tobytes())
+    return digest.hexdigest()
+
+
+def _has_directions(module: str, deltas: Mapping[str, Factors | Dense], top_k: int) -> None:
     """A study is checked against the ranks of its adapters; the shape of a module is known only here."""
-    directions = min(min(f.b.shape[0], f.a.shape[1]) for f in factors.values())
+    directions = min(min(shape_of(delta)) for delta in deltas.values())
     if top_k > directions:
         raise UserError(
             f"measures.geometry.top_k {top_k} is more than the {directions} singular directions of {module}: lower it"

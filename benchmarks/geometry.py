@@ -1,0 +1,144 @@
+"""`deltageom compare` whole, against dense singular value decompositions and against the floor of the machine.
+
+    python benchmarks/geometry.py                # six adapters in Qwen3-4B's shapes, rank 32, 36 layers; minutes
+    python benchmarks/geometry.py --adapters 28 --rounds 1
+
+The dense way is what a user's own script does: dW = scale * B @ A and torch.linalg.svd of it (float32, all cores), on
+one module of each shape in every round, times the modules of that shape and the adapters; its pairs come for nothing.
+The floor is the time to read the files (from memory, after a first read) and to do the arithmetic (`operations`) at the
+rate that float64 products of 2000 x 2000 reach on all cores. Both are measured in the same round as `compare`, which
+is a process of its own, from its start to its tables on disk. Weights are random: speed does not depend on them.
+"""
+
+import argparse
+import json
+import os
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+RANK, LAYERS, TOP_K, DRAWS = 32, 36, 10, 8
+SHAPES = {"q_proj": (4096, 2560), "k_proj": (1024, 2560), "v_proj": (1024, 2560), "o_proj": (2560, 4096)}
+
+
+def make(folder: Path, adapters: int, dtype: str) -> list[Path]:
+    """Adapters that share A but for 1 part in 100, and have B of their own."""
+    import torch
+    from safetensors.torch import save_file
+
+    kind, paths = getattr(torch, dtype), []
+    for adapter in range(adapters):
+        tensors = {}
+        for layer in range(LAYERS):
+            for name, (d_out, d_in) in SHAPES.items():
+                shared = torch.Generator().manual_seed(100 * layer + len(name) + d_out)
+                own = torch.Generator().manual_seed(1000 * adapter + 10 * layer + d_out % 7)
+                a = torch.rand(RANK, d_in, generator=shared) * 2 - 1
+                a += 0.01 * torch.randn(RANK, d_in, generator=own)
+                key = f"base_model.model.model.layers.{layer}.self_attn.{name}.lora"
+                tensors[f"{key}_A.weight"] = (a / d_in**0.5).to(kind)
+                tensors[f"{key}_B.weight"] = (torch.randn(d_out, RANK, generator=own) * 1e-3).to(kind)
+        paths.append(folder / f"run{adapter:02d}")
+        paths[-1].mkdir()
+        save_file(tensors, paths[-1] / "adapter_model.safetensors")
+        config = {"peft_type": "LORA", "r": RANK, "lora_alpha": 2 * RANK, "base_model_name_or_path": "random"}
+        (paths[-1] / "adapter_config.json").write_text(json.dumps(config | {"target_modules": list(SHAPES)}))
+    return paths
+
+
+def seconds(call: Callable[[], object]) -> float:
+    start = time.perf_counter()
+    call()
+    return time.perf_counter() - start
+
+
+def compare(paths: list[Path], output: Path) -> tuple[float, float]:
+    """Seconds and the peak MiB of the largest of its processes."""
+    command = [str(Path(sys.executable).with_name("deltageom")), "compare", *map(str, paths), "--output", str(output)]
+    start = time.perf_counter()
+    process = subprocess.Popen(["/usr/bin/env", *command], stdout=subprocess.DEVNULL)
+    _, status, usage = os.wait4(process.pid, 0)
+    if status:
+        sys.exit("compare failed")
+    return time.perf_counter() - start, usage.ru_maxrss / 1024
+
+
+def dense(path: Path, adapters: int) -> float:
+    """Seconds for every module of every adapter, from one module of each shape of one adapter."""
+    import torch
+    from safetensors import safe_open
+
+    total = 0.0
+    with safe_open(path / "adapter_model.safetensors", "pt") as file:
+        for name in SHAPES:
+            key = f"base_model.model.model.layers.0.self_attn.{name}.lora"
+            a, b = (file.get_tensor(f"{key}_{factor}.weight").float() for factor in "AB")
+            total += seconds(lambda a=a, b=b: torch.linalg.svd(2 * (b @ a), full_matrices=False))
+    return total * LAYERS * adapters
+
+
+def operations(n: int) -> float:
+    """Floating-point operations of all modules, multiplications and additions apart.
+
+    A product of symmetric halves counts once. A singular value decomposition of r x r with vectors counts 22 r^3,
+    without 3 r^3, eigenvectors 9 r^3 (Golub & Van Loan 2013); chance draws are counted as the rest is.
+    """
+    r, k, pairs, total = RANK, TOP_K, n * (n - 1) // 2, 0.0
+    for d_out, d_in in SHAPES.values():
+        gram = (d_out + d_in) * n * r * (n * r + 1)
+        runs = n * (2 * r**3 + 22 * r**3 + 4 * r**3)  # Cholesky and inverses, core product, its decomposition
+        cross = 2 * n * n * 4 * r**3
+        angles = pairs * 2 * 3 * k**3
+        chance = n * DRAWS * (4 * r**3 + 9 * r**3) + pairs * 2 * DRAWS * (2 * r * r * k + 2 * r * k * k + 3 * k**3)
+        total += gram + runs + cross + angles + chance
+    return total * LAYERS
+
+
+def rate() -> float:
+    """Operations a second of float64 products, all cores."""
+    import numpy as np
+
+    a = np.random.default_rng(0).standard_normal((2000, 2000))
+    a @ a
+    return 2 * 2000**3 / min(seconds(lambda: a @ a) for _ in range(5))
+
+
+def read(paths: list[Path]) -> int:
+    return sum(len((path / "adapter_model.safetensors").read_bytes()) for path in paths)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--adapters", type=int, default=6)
+    parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--dtype", choices=("float32", "bfloat16", "float16"), default="float32")
+    arguments = parser.parse_args()
+    n = arguments.adapters
+    with tempfile.TemporaryDirectory() as name:
+        paths = make(Path(name), n, arguments.dtype)
+        size, rounds = read(paths), []
+        for _ in range(arguments.rounds):
+            ours, memory = compare(paths, Path(name) / "output")
+            floor = seconds(lambda: read(paths)) + operations(n) / rate()
+            rounds.append({"compare": ours, "MiB": memory, "dense": dense(paths[0], n), "floor": floor})
+            print(json.dumps(rounds[-1]), flush=True)
+    modules = LAYERS * len(SHAPES)
+    print(f"{n} adapters of rank {RANK}, {modules} modules, {arguments.dtype}, {size / 2**20:.0f} MiB; ", end="")
+    print(f"{operations(n) / 1e9:.0f} GFLOP; {os.cpu_count()} cores; {arguments.rounds} rounds")
+    for title, values in {
+        "compare (s)": [r["compare"] for r in rounds],
+        "its largest process (MiB)": [r["MiB"] for r in rounds],
+        "dense, scaled (s)": [r["dense"] for r in rounds],
+        "floor (s)": [r["floor"] for r in rounds],
+        "dense / compare": [r["dense"] / r["compare"] for r in rounds],
+        "compare / floor": [r["compare"] / r["floor"] for r in rounds],
+    }.items():
+        print(f"{title}: {statistics.median(values):.4g} ({min(values):.4g}-{max(values):.4g})")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,74 @@
+"""Compare adapters and checkpoints without a study: their records, module by module, in several processes."""
+
+import multiprocessing
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+from tqdm import tqdm
+
+from deltageom.errors import UserError
+from deltageom.geometry.aggregate import Columns, Level, numbers
+from deltageom.geometry.noise import Identity, noise_pairs
+from deltageom.measures import geometry
+from deltageom.measures.base import BaseWeights
+from deltageom.measures.geometry import Row
+from deltageom.records import write_columns
+from deltageom.sources import Sources
+
+TABLES: dict[str, Level] = {"per_module": "module", "per_layer": "layer", "global": "global"}
+COUNTS = ("layer", "k", "n_modules", "n_defined", "seed_n")
+SPECTRUM = ("module", "layer", "run", "index", "singular_value")
+
+_inherited: tuple[
+    Sources, Sequence[int], BaseWeights | None
+]  # by the processes that measure: an opened file cannot be sent to one
+
+
+def records(sources: Sources, top_ks: Sequence[int], base: BaseWeights | None, processes: int) -> list[Row]:
+    """The record of every module that the runs share, in their order; see `measures.geometry.record`.
+
+    Each process holds one module at a time, so memory does not grow with their number.
+    """
+    global _inherited
+    _inherited = sources, top_ks, base
+    with multiprocessing.get_context("fork").Pool(processes) as pool:
+        found = pool.imap(_record, sources.modules)
+        return list(tqdm(found, total=len(sources.modules), unit="module", disable=None))
+
+
+def _record(module: str) -> Row:
+    sources, top_ks, base = _inherited
+    deltas = {run: delta.read(module) for run, delta in sources.deltas.items()}
+    return geometry.record(module, deltas, top_ks, base)
+
+
+def tables(found: list[Row], seed_groups: Sequence[Sequence[str]]) -> dict[str, Columns]:
+    """per_module, per_layer and global: one row a number, with its baselines. Runs of a group differ only in seed."""
+    runs = [row["run"] for row in found[0]["runs"]]
+    if unknown := [run for group in seed_groups for run in group if run not in runs]:
+        raise UserError(f"--seeds names {unknown[0]!r}, which is none of the runs: {', '.join(runs)}")
+    groups = {run: str(i) for i, group in enumerate(seed_groups) for run in group}
+    noise = noise_pairs({run: Identity(groups.get(run, f"only {run}"), run, "") for run in runs})
+    return {name: numbers(found, level, noise) for name, level in TABLES.items()}
+
+
+def write(found: list[Row], tidy: dict[str, Columns], folder: Path) -> None:
+    """The tables and the singular values, as `folder`/NAME.csv."""
+    for name, columns in tidy.items():
+        write_columns(folder / f"{name}.csv", {key: _cells(key, column) for key, column in columns.items()})
+    values = [
+        (module["module"], module["layer"], run["run"], index, value)
+        for module in found
+        for run in module["runs"]
+        for index, value in enumerate(run["singular_values"], 1)
+    ]
+    write_columns(folder / "spectrum.csv", {key: [row[i] for row in values] for i, key in enumerate(SPECTRUM)})
+
+
+def _cells(name: str, column: Sequence[str | None] | NDArray[np.float64]) -> list[str | float | int | None]:
+    """As they are written: missing ones None, counts whole."""
+    cells = column.tolist() if isinstance(column, np.ndarray) else column
+    missing = [None if cell != cell else cell for cell in cells]
+    return [cell if cell is None else int(cell) for cell in missing] if name in COUNTS else missing

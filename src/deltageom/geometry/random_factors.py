@@ -1,0 +1,64 @@
+"""What chance gives runs that keep their A: B replaced by Gaussian noise, independent in each run.
+
+LoRA runs share the initial A, so the input sides of their deltas are aligned whatever B has learned. The adapters
+hold the trained A alone, so that one stands in for the initial one: what two runs' A learned alike counts as chance.
+"""
+
+from collections.abc import Sequence
+from zlib import crc32
+
+import numpy as np
+from numpy.typing import NDArray
+
+from deltageom.geometry.factored import Array
+from deltageom.geometry.stack import Side
+
+Indices = NDArray[np.intp]
+DRAWS = 8  # random B a run; each pair meets its partner's draws twice, the second time one further on
+SEED = 2410
+
+
+def cosine_sd(into: Side, d_out: int) -> Array:
+    """(n, n): the standard deviation of the cosine of B A_i and B' A_j over B and B', whose mean is 0.
+
+    |A_i A_j^T| / (|A_i| |A_j| sqrt(d_out)), for the norms of B A_i hardly vary where d_out r is large.
+    """
+    products = into.products([c @ t for c, t in zip(into.coefficients, into.triangles, strict=True)])
+    norms = np.sqrt(np.einsum("iiaa->i", products))
+    sds: Array = np.linalg.norm(products, axis=(2, 3)) / (norms[:, None] * norms * np.sqrt(d_out))
+    return sds
+
+
+def leading_right_vectors(into: Side, d_out: int, k: int, names: Sequence[str], module: str) -> Array:
+    """(n, DRAWS, r, k): coefficients in the bases of `into` of the k leading right singular vectors of B A_i.
+
+    B (d_out, r) enters through its triangle alone (Bartlett's decomposition): chi variables of d_out, d_out - 1, ...
+    degrees of freedom on the diagonal, normal ones above. The draws depend on a run's name and the module, so that
+    those of a pair stay as they are when runs are added.
+    """
+    width = into.gram.shape[-1]
+    found = np.zeros((len(names), DRAWS, width, k))
+    for i, name in enumerate(names):
+        rng = np.random.default_rng([SEED, crc32(module.encode()), crc32(name.encode())])
+        triangle = into.triangles[i]
+        product = _random_triangles(rng, d_out, triangle.shape[1]) @ (triangle / np.linalg.norm(triangle)).T
+        vectors = np.linalg.eigh(product.transpose(0, 2, 1) @ product)[1][:, :, ::-1][:, :, :k]
+        found[i, :, : triangle.shape[0], : vectors.shape[2]] = into.coefficients[i] @ vectors
+    return found
+
+
+def _random_triangles(rng: np.random.Generator, d_out: int, rank: int) -> Array:
+    """(DRAWS, min(d_out, rank), rank): R of the QR decomposition of DRAWS Gaussian matrices (d_out, rank)."""
+    rows = min(d_out, rank)
+    triangles = np.triu(rng.standard_normal((DRAWS, rows, rank)), 1)
+    diagonal = np.arange(rows)
+    triangles[:, diagonal, diagonal] = np.sqrt(rng.chisquare(d_out - diagonal, (DRAWS, rows)))
+    return triangles
+
+
+def products(into: Side, vectors: Array, a: Indices, b: Indices) -> Array:
+    """(pairs, 2 DRAWS, k, k): the cross products of the random leading vectors of runs a and b, (pairs,) each."""
+    of_b = np.concatenate([vectors[b], np.roll(vectors[b], 1, axis=1)], axis=1)
+    of_a = np.concatenate([vectors[a], vectors[a]], axis=1)
+    found: Array = of_a.transpose(0, 1, 3, 2) @ (into.gram[a, b][:, None] @ of_b)
+    return found

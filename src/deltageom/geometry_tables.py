@@ -1,0 +1,72 @@
+"""The geometry's tables: one row a number with its baselines; and the same numbers side by side, for reading."""
+
+import json
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import pandas as pd
+
+from deltageom.frames import Record, typed
+from deltageom.geometry.aggregate import Level, numbers
+from deltageom.geometry.noise import Identity, noise_pairs
+
+LEVELS: tuple[Level, ...] = ("module", "layer", "global")
+SEEDS = ("seed", "pair_seed", "kl_seed")  # of a method's options and of training, besides init_seed
+
+
+def geometry_tables(modules: Sequence[Record], runs: Mapping[str, Record]) -> dict[str, pd.DataFrame]:
+    """geometry_module, geometry_layer and geometry_global: see `geometry.aggregate.numbers`.
+
+    `modules` are the records of all modules, `runs` the study's: those that differ only in seeds are the noise.
+    """
+    noise = noise_pairs({name: identity(run) for name, run in runs.items()})
+    records = [dict(module) for module in modules]
+    return {f"geometry_{level}": typed(pd.DataFrame(numbers(records, level, noise))) for level in LEVELS}
+
+
+def identity(run: Record) -> Identity:
+    """What tells a run from those that differ from it only in seeds; `init` is what its initial A depends on."""
+    training, options = dict(run["training"]), dict(run["options"])
+    lora = dict(training.pop("lora"))
+    init = {key: lora[key] for key in ("init_seed", "rank", "target_modules")} if training["adapter"] == "lora" else {}
+    lora.pop("init_seed")
+    seeds = {key: of.pop(key) for of in (training, options) for key in SEEDS if key in of}
+    settings = {"method": run["method"], "options": options, "training": training, "lora": lora}
+    return Identity(_text(settings), _text(seeds), _text(init))
+
+
+def of_runs(table: pd.DataFrame) -> pd.DataFrame:
+    """A row a run (and place): a column a measure, of the largest k where it has several."""
+    return _wide(table[table["b"].isna()].rename(columns={"a": "run"}), ["run"])
+
+
+def of_pairs(table: pd.DataFrame) -> pd.DataFrame:
+    """A row a pair of runs (and place): the same."""
+    return _wide(table[table["b"].notna()], ["a", "b"])
+
+
+def of_measure(table: pd.DataFrame, measure: str) -> pd.DataFrame:
+    """The rows of one measure of pairs, of the largest k where it has several."""
+    rows = table[(table["measure"] == measure) & table["b"].notna()]
+    keys = [key for key in ("module", "layer", "a", "b") if key in rows]
+    return rows.sort_values("k", na_position="first", kind="stable").drop_duplicates(keys, keep="last")
+
+
+def count_modules(tables: Mapping[str, pd.DataFrame]) -> int:
+    return int(tables["geometry_module"]["module"].nunique())
+
+
+def _wide(rows: pd.DataFrame, names: list[str]) -> pd.DataFrame:
+    keys = [*(place for place in ("module", "layer") if place in rows), *names]
+    largest = rows.sort_values("k", na_position="first", kind="stable").drop_duplicates([*keys, "measure"], keep="last")
+    values = largest.set_index([*keys, "measure"])["value"].unstack("measure")
+    others = [column for column in ("k", "n_modules", "n_defined", "reason") if column in rows]
+    facts = rows.groupby(keys, sort=False)[others].agg(
+        {column: "max" if column == "k" else "first" for column in others}
+    )
+    measures = list(dict.fromkeys(rows["measure"]))
+    return facts[[]].join(values[measures]).join(facts).reset_index()
+
+
+def _text(values: Mapping[str, Any]) -> str:
+    return json.dumps(values, sort_keys=True)
