@@ -2,6 +2,7 @@
 
     python benchmarks/geometry.py                # six adapters in Qwen3-4B's shapes, rank 32, 36 layers; minutes
     python benchmarks/geometry.py --adapters 28 --rounds 1
+    python benchmarks/geometry.py --workflow     # the rule `geometry` through Snakemake, then again with one run more
 
 The dense way is what a user's own script does: dW = scale * B @ A and torch.linalg.svd of it (float32, all cores), on
 one module of each shape in every round, times the modules of that shape and the adapters; its pairs come for nothing.
@@ -13,6 +14,8 @@ is a process of its own, from its start to its tables on disk. Weights are rando
 import argparse
 import json
 import os
+import re
+import shutil
 import statistics
 import subprocess
 import sys
@@ -111,13 +114,59 @@ def read(paths: list[Path]) -> int:
     return sum(len((path / "adapter_model.safetensors").read_bytes()) for path in paths)
 
 
+STUDY = """
+extends: toy
+base: {{layers: {layers}, modules: {modules}}}
+training: {{lora: {{rank: {rank}, alpha: {alpha}, target_modules: {modules}}}}}
+runs: {{{nulls}, {runs}}}
+measures: {{reference: run00, geometry: {{top_k: 10, base_rank: null}}}}
+"""
+TOY_RUNS = ("sft", "sft_seed7", "rft", "dft", "rift", "rift_linear", "offline_grpo", "dpo")
+
+
+def workflow(adapters: int, dtype: str) -> None:
+    """Seconds of Snakemake as a whole, the rule `geometry` alone allowed, for all adapters but one and for all."""
+    root = Path(__file__).parent.parent
+    with tempfile.TemporaryDirectory() as name:
+        project = Path(name) / "project"
+        project.mkdir()
+        for item in ("Snakefile", "config.yaml", "workflow", "envs", "src"):
+            (project / item).symlink_to(root / item)
+        shutil.copytree(root / "studies", project / "studies")
+        runs = project / "results" / "speed" / "runs"
+        runs.mkdir(parents=True)
+        names = [path.name for path in make(runs, adapters, dtype)]
+        for count in (adapters - 1, adapters):
+            study = STUDY.format(
+                layers=LAYERS,
+                modules=json.dumps([f"self_attn.{module}" for module in SHAPES]),
+                rank=RANK,
+                alpha=2.0 * RANK,
+                nulls=", ".join(f"{run}: null" for run in TOY_RUNS),
+                runs=", ".join(f"{run}: {{method: sft}}" for run in names[:count]),
+            )
+            (project / "studies" / "speed.yaml").write_text(study)
+            targets = [f"results/speed/geometry/layers.{layer}.self_attn.q_proj.json" for layer in range(LAYERS)]
+            command = [Path(sys.executable).with_name("snakemake"), "--cores", str(os.cpu_count()), "--quiet", "all"]
+            command += ["--config", "study=speed", "--allowed-rules", "geometry", "--", *targets]
+            wall = seconds(lambda command=command: subprocess.run(command, cwd=project, check=True))
+            logs = "".join(path.read_text() for path in sorted((project / "results/speed/logs/geometry").glob("*.log")))
+            counts = re.findall(r": (\d+) pairs measured, (\d+) kept", logs)
+            measured, kept = (sum(int(pair[which]) for pair in counts) for which in (0, 1))
+            print(f"{count} runs, {len(counts)} modules: {wall:.1f} s; {measured} pairs measured, {kept} kept")
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--adapters", type=int, default=6)
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--dtype", choices=("float32", "bfloat16", "float16"), default="float32")
+    parser.add_argument("--workflow", action="store_true")
     arguments = parser.parse_args()
     n = arguments.adapters
+    if arguments.workflow:
+        workflow(n, arguments.dtype)
+        return
     with tempfile.TemporaryDirectory() as name:
         paths = make(Path(name), n, arguments.dtype)
         size, rounds = read(paths), []

@@ -18,7 +18,7 @@ def test_a_bases_weights_are_looked_for_in_the_folder_then_the_cache_then_the_hu
 
     def snapshot_download(source, *, local_files_only=False, **options):
         calls.append((source, local_files_only, options["revision"]))
-        assert {"*.safetensors", "model.safetensors.index.json"} == set(options["allow_patterns"])
+        assert {"*.safetensors", "model.safetensors.index.json", "config.json"} == set(options["allow_patterns"])
         if not (tmp_path / "snapshot").exists() and local_files_only:
             raise LocalEntryNotFoundError("not in the cache")
         return str(tmp_path / "snapshot")

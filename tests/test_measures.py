@@ -3,6 +3,7 @@
 import json
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -226,10 +227,17 @@ def test_hidden_states_equal_an_unpadded_pass_of_the_dense_model(
         np.testing.assert_allclose(hidden[:, index], expected.numpy(), atol=1e-4)
 
 
+def updated(folder: Path, module: str, runs: dict[str, Path], top_k: int, base: Path | None = None) -> dict[str, Any]:
+    """The record of a module that `geometry.update` leaves in its file."""
+    path = folder / f"{module}.json"
+    geometry.update(path, module, {name: adapters.open_run(run, base) for name, run in runs.items()}, [top_k], "code")
+    found: dict[str, Any] = json.loads(path.read_text())
+    return found
+
+
 def test_geometry_files_hold_every_run_and_pair(tiny_adapters: dict[str, Path], tmp_path: Path) -> None:
     module = "layers.1.self_attn.o_proj"
-    geometry.write([module], tiny_adapters, top_k=2, output=tmp_path)
-    found = json.loads((tmp_path / f"{module}.json").read_text())
+    found = updated(tmp_path, module, tiny_adapters, 2)
     assert (found["module"], found["layer"]) == (module, 1)
     assert [row["run"] for row in found["runs"]] == ["first", "second"]
     (pair,) = found["pairs"]
@@ -248,8 +256,7 @@ def test_geometry_of_checkpoints_and_adapters_equals_dense_algebra(
     """A square module, a wide one and one more; d_out x d_in is 32 x 32, 16 x 32 and 32 x 48."""
     adapted = module in adapters.open_run(tiny_adapters["first"]).modules
     runs = {**(tiny_adapters if adapted else {}), "one": whole_runs["one"], "two": whole_runs["two"]}
-    geometry.write([module], runs, top_k=2, output=tmp_path, base=tiny_model)
-    found = json.loads((tmp_path / f"{module}.json").read_text())
+    found = updated(tmp_path, module, runs, 2, tiny_model)
     start = load_file(tiny_model / "model.safetensors")[f"model.{module}.weight"].astype(np.float64)
     dense = {}
     for name, folder in runs.items():
@@ -275,8 +282,9 @@ def test_geometry_of_checkpoints_and_adapters_equals_dense_algebra(
         assert row["orthogonal_fraction"] == pytest.approx(np.sqrt(1 - cosine**2), abs=1e-9)
         (u, _, vt), (u_, _, vt_) = svd[row["a"]], svd[row["b"]]
         left, right = subspace_angles(u[:, :2], u_[:, :2]), subspace_angles(vt[:2].T, vt_[:2].T)
-        np.testing.assert_allclose(row["left_angles"], np.degrees(left)[::-1], atol=1e-9)
-        np.testing.assert_allclose(row["right_angles"], np.degrees(right)[::-1], atol=1e-9)
+        (angles,) = row["angles"]
+        np.testing.assert_allclose(angles["left"], np.degrees(left)[::-1], atol=1e-9)
+        np.testing.assert_allclose(angles["right"], np.degrees(right)[::-1], atol=1e-9)
 
 
 def test_a_merged_adapter_has_the_adapters_geometry(
@@ -284,17 +292,16 @@ def test_a_merged_adapter_has_the_adapters_geometry(
 ) -> None:
     module = "layers.1.self_attn.o_proj"
     runs = {"adapter": tiny_adapters["first"], "merge": whole_runs["merge"]}
-    geometry.write([module], runs, top_k=4, output=tmp_path, base=tiny_model)
-    (pair,) = json.loads((tmp_path / f"{module}.json").read_text())["pairs"]
+    (pair,) = updated(tmp_path, module, runs, 4, tiny_model)["pairs"]
     assert pair["cosine"] == pytest.approx(1, abs=1e-9)
-    assert pair["k"] == 4
-    assert max(pair["left_angles"] + pair["right_angles"]) < 1e-3  # degrees: the merge was saved in float32
+    (angles,) = pair["angles"]
+    assert angles["k"] == 4
+    assert max(angles["left"] + angles["right"]) < 1e-3  # degrees: the merge was saved in float32
 
 
 def test_an_untrained_checkpoint_has_no_delta(tiny_model: Path, tmp_path: Path) -> None:
     module = "layers.0.mlp.up_proj"
-    geometry.write([module], {"one": tiny_model, "two": tiny_model}, top_k=2, output=tmp_path, base=tiny_model)
-    found = json.loads((tmp_path / f"{module}.json").read_text())
+    found = updated(tmp_path, module, {"one": tiny_model, "two": tiny_model}, 2, tiny_model)
     assert [(row["norm"], row["rank"], row["reason"]) for row in found["runs"]] == [(0, 0, "zero delta")] * 2
 
 
@@ -302,6 +309,6 @@ def test_top_k_over_a_modules_shorter_side_is_an_error(
     tiny_model: Path, whole_runs: dict[str, Path], tmp_path: Path
 ) -> None:
     runs = {"one": whole_runs["one"], "two": whole_runs["two"]}
-    geometry.write(["layers.0.self_attn.v_proj"], runs, top_k=16, output=tmp_path, base=tiny_model)
+    updated(tmp_path, "layers.0.self_attn.v_proj", runs, 16, tiny_model)
     with pytest.raises(UserError, match=r"top_k 17 is more than the 16 singular directions of layers\.0\.self_attn\.v"):
-        geometry.write(["layers.0.self_attn.v_proj"], runs, top_k=17, output=tmp_path, base=tiny_model)
+        updated(tmp_path, "layers.0.self_attn.v_proj", runs, 17, tiny_model)

@@ -186,7 +186,7 @@ def test_a_base_is_fetched_only_where_it_is_read(
     monkeypatch.setattr("huggingface_hub.snapshot_download", snapshot_download)
     found = open_all({"a": "some/run", "b": str(tiny_adapters["second"])}, "some/base@v1")
     assert found.deltas["a"].folder == tiny_adapters["first"]
-    assert (found.base, found.notes) == (None, ["--base is not used: no run is a checkpoint"])
+    assert (found.base, found.notes) == (None, [])
     assert asked == [("some/run", None)]
     asked.clear()
     assert open_all({"a": str(base), "b": str(base)}, "some/base@v1").base == base

@@ -1,6 +1,7 @@
 """The workflow through the real Snakemake: a whole small study, what an edit reruns, and what stops before a job."""
 
 import json
+import os
 import re
 import shutil
 from collections import Counter
@@ -26,6 +27,7 @@ rollouts: {samples: 8, max_tokens: 48}
 reference: {prompts: 4, max_tokens: 16}
 training: {steps: 3, batch_size: 8, micro_batch_size: 4, kl_every: 2}
 runs:
+  sft_seed7: null
   dft: null
   rift_linear: null
   dpo_as_long: {method: dpo, match_norm: {run: sft, how: scale}}
@@ -78,7 +80,7 @@ def test_results_are_complete(finished: Path) -> None:
     assert sorted(accuracy["model"].unique()) == sorted(["base", *RUNS])
     assert len(accuracy) == 8 * 2
     assert set(accuracy["n"]) == {16}
-    pairs = pd.read_csv(results / "tables" / "geometry_global_pairs.csv")
+    pairs = pd.read_csv(results / "tables" / "geometry_global.csv").query("measure == 'cosine'")
     assert len(pairs) == 21
     assert set(pairs["n_modules"]) == {16}
     for table in ("barriers", "connectivity", "cka"):
@@ -141,7 +143,8 @@ def test_a_run_that_matches_another_follows_it(finished: Path, study: Path) -> N
 
 
 def test_norms_are_equal_where_they_are_matched(finished: Path) -> None:
-    norms = pd.read_csv(finished / "results" / "smoke" / "tables" / "geometry_global_runs.csv").set_index("run")["norm"]
+    table = pd.read_csv(finished / "results" / "smoke" / "tables" / "geometry_global.csv")
+    norms = table.query("measure == 'norm'").set_index("a")["value"]
     assert norms["dpo_as_long"] == pytest.approx(norms["sft"], rel=1e-5)
     assert norms["dpo"] < 0.9 * norms["sft"]
 
@@ -174,6 +177,29 @@ def test_a_new_run_is_trained_alone(finished: Path, study: Path) -> None:
     assert planned(finished) == Counter(
         {"train": 1, "evaluate": 1, "hidden_states": 1, "connectivity": 7, "cka": 7, **HOLD_ALL_RUNS}
     )
+
+
+def test_a_new_run_leaves_the_finished_pairs_alone(finished: Path, tmp_path: Path) -> None:
+    """The log counts what was measured; what was not is there to the last digit, a doctored number too."""
+    project = tmp_path / "project"
+    shutil.copytree(finished, project, symlinks=True)
+    module, results = "layers.1.self_attn.q_proj", project / "results" / "smoke"
+    path = results / "geometry" / f"{module}.json"
+    before = json.loads(path.read_text())
+    before["pairs"][0]["u1_overlap"] = 0.125
+    stamp = path.stat()
+    path.write_text(json.dumps(before))
+    os.utime(path, ns=(stamp.st_atime_ns, stamp.st_mtime_ns))
+    (project / "studies" / "smoke.yaml").write_text(smoke(sft_again={"method": "sft", "seed": 7}))
+    spectrum = (results / "base_spectrum" / f"{module}.safetensors").stat().st_mtime_ns
+    done = snakemake(project, "--config", "study=smoke", "--", f"results/smoke/geometry/{module}.json")
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert f"{module}: 7 pairs measured, 21 kept" in (results / "logs" / "geometry" / "1.log").read_text()
+    after = json.loads(path.read_text())
+    assert [pair for pair in after["pairs"] if "sft_again" not in (pair["a"], pair["b"])] == before["pairs"]
+    assert [run for run in after["runs"] if run["run"] != "sft_again"] == before["runs"]
+    assert len(after["pairs"]) == 28
+    assert (results / "base_spectrum" / f"{module}.safetensors").stat().st_mtime_ns == spectrum
 
 
 def test_an_edited_method_retrains_its_own_runs(finished: Path) -> None:

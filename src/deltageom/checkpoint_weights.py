@@ -40,7 +40,7 @@ class Checkpoint:
         self.folder = folder
         self._run, self._base = ModelTensors(folder), ModelTensors(base)
         self._endings = {tensors: _endings(tensors.names) for tensors in (self._run, self._base)}
-        self._transposed = _config(folder).get("model_type") in _TRANSPOSED
+        self._transposed = is_transposed(folder)
         self._pairs: dict[str, tuple[str, str]] = {}  # a module's tensor in the run and in the base
         for name in self._run.names:
             module = without_prefix(name.removesuffix(".weight"))
@@ -115,6 +115,11 @@ class Checkpoint:
         if rest:
             notes.append(f"norms, biases and others that are no 2-D weights of the layers: not compared: {some(rest)}")
         return notes
+
+
+def is_transposed(folder: Path) -> bool:
+    """Whether a model's layers hold their weights as (d_in, d_out)."""
+    return _config(folder).get("model_type") in _TRANSPOSED
 
 
 def _endings(names: list[str]) -> dict[str, list[str]]:

@@ -2,6 +2,8 @@
 
 import multiprocessing
 from collections.abc import Sequence
+from concurrent.futures import ProcessPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
 from pathlib import Path
 
 import numpy as np
@@ -10,7 +12,7 @@ from tqdm import tqdm
 
 from deltageom.errors import UserError
 from deltageom.geometry.aggregate import Columns, Level, numbers
-from deltageom.geometry.noise import Identity, noise_pairs
+from deltageom.geometry.noise import Identity, Pair, noise_pairs
 from deltageom.measures import geometry
 from deltageom.measures.base import BaseWeights
 from deltageom.measures.geometry import Row
@@ -29,13 +31,19 @@ _inherited: tuple[
 def records(sources: Sources, top_ks: Sequence[int], base: BaseWeights | None, processes: int) -> list[Row]:
     """The record of every module that the runs share, in their order; see `measures.geometry.record`.
 
-    Each process holds one module at a time, so memory does not grow with their number.
+    Each process holds one module at a time, so memory does not grow with their number. Raises UserError for what
+    reading and measuring a module do, and if a process is killed.
     """
     global _inherited
     _inherited = sources, top_ks, base
-    with multiprocessing.get_context("fork").Pool(processes) as pool:
-        found = pool.imap(_record, sources.modules)
-        return list(tqdm(found, total=len(sources.modules), unit="module", disable=None))
+    try:
+        with ProcessPoolExecutor(processes, multiprocessing.get_context("fork")) as pool:
+            found = pool.map(_record, sources.modules)
+            return list(tqdm(found, total=len(sources.modules), unit="module", disable=None))
+    except BrokenProcessPool as error:
+        raise UserError(
+            f"one of {processes} processes was killed, most likely for want of memory: give fewer --processes"
+        ) from error
 
 
 def _record(module: str) -> Row:
@@ -44,13 +52,22 @@ def _record(module: str) -> Row:
     return geometry.record(module, deltas, top_ks, base)
 
 
+def seed_pairs(runs: Sequence[str], seed_groups: Sequence[Sequence[str]]) -> dict[Pair, list[Pair]]:
+    """For every pair of runs those to hold it against; the runs of a group differ only in seed. Raises UserError for
+    a name that is none of the runs, and for a run in two groups."""
+    groups: dict[str, str] = {}
+    for i, group in enumerate(seed_groups):
+        for run in group:
+            if run not in runs:
+                raise UserError(f"--seeds names {run!r}, which is none of the runs: {', '.join(runs)}")
+            if groups.setdefault(run, str(i)) != str(i):
+                raise UserError(f"{run} is in two --seeds: give the runs that differ only in seed together")
+    return noise_pairs({run: Identity(groups.get(run, f"only {run}"), run, "") for run in runs})
+
+
 def tables(found: list[Row], seed_groups: Sequence[Sequence[str]]) -> dict[str, Columns]:
     """per_module, per_layer and global: one row a number, with its baselines. Runs of a group differ only in seed."""
-    runs = [row["run"] for row in found[0]["runs"]]
-    if unknown := [run for group in seed_groups for run in group if run not in runs]:
-        raise UserError(f"--seeds names {unknown[0]!r}, which is none of the runs: {', '.join(runs)}")
-    groups = {run: str(i) for i, group in enumerate(seed_groups) for run in group}
-    noise = noise_pairs({run: Identity(groups.get(run, f"only {run}"), run, "") for run in runs})
+    noise = seed_pairs([row["run"] for row in found[0]["runs"]], seed_groups)
     return {name: numbers(found, level, noise) for name, level in TABLES.items()}
 
 

@@ -112,8 +112,9 @@ def _matrix(runs: list[str], numbers: Numbers) -> Table:
     for run in runs:
         table.add_column(escape(run), justify="right")
     cosines = {pair: numbers.get(*pair, "cosine") for pair in numbers.pairs}
+    cosines |= {(run, run): 1.0 if numbers.get(run, None, "norm") > 0 else float("nan") for run in runs}
     for a in runs:
-        of_a = [cosines.get((a, b), cosines.get((b, a), 1.0)) for b in runs]
+        of_a = [cosines.get((a, b), cosines.get((b, a), float("nan"))) for b in runs]
         table.add_row(escape(a), *(_text(value, ".3f") for value in of_a))
     return table
 

@@ -15,7 +15,7 @@ def weights_folder(source: str, revision: str | None) -> Path:
     The hub is asked only for what the cache has not: after training, nothing. Raises UserError if the files
     cannot be had.
     """
-    patterns = ["*.safetensors", MODEL_INDEX]
+    patterns = ["*.safetensors", MODEL_INDEX, MODEL_CONFIG]
     return _folder(source, revision, patterns, _has_weights, "its weights cannot be fetched from the hub")
 
 

@@ -106,10 +106,8 @@ def _bases(deltas: dict[str, Delta], base: str | None, any_base: bool) -> list[s
         if not any_base:
             raise UserError(f"{what}: updates of different weights; --any-base compares them anyway")
         notes.append(f"{what}: updates of different weights")
-    if base is None:
+    if base is None or all(delta.kind == "adapter" for delta in deltas.values()):
         return notes
-    if all(delta.kind == "adapter" for delta in deltas.values()):
-        return [*notes, "--base is not used: no run is a checkpoint"]
     if other := [name for name in bases if bases[name] != base.rstrip("/")]:
         notes.append(f"{other[0]} is an adapter of {bases[other[0]]}; the checkpoints' base is {base}: not checked")
     return notes

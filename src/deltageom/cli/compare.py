@@ -48,11 +48,14 @@ def run(arguments: argparse.Namespace) -> None:
 
     if arguments.against_base and not arguments.base:
         raise UserError("--against-base needs --base, the model whose weights are meant")
-    if arguments.base_rank < arguments.top_k[-1]:
+    if arguments.against_base and arguments.base_rank < arguments.top_k[-1]:
         raise UserError(f"--base-rank {arguments.base_rank} is less than --top-k {arguments.top_k[-1]}: raise it")
     named = sources.named(arguments.runs)
     opened = sources.open_all(named, arguments.base, arguments.intersect, arguments.any_base)
+    comparison.seed_pairs(list(opened.deltas), arguments.seeds)  # so that a mistake is told before the work
     base = None
+    if arguments.base and opened.base is None and not arguments.against_base:
+        opened.notes.append("--base is not used: no run is a checkpoint, and --against-base is not given")
     if arguments.against_base:
         folder = hub.weights_folder(*hub.with_revision(arguments.base))
         base = BaseWeights(folder, arguments.spectra or _cache(arguments.base), arguments.base_rank)

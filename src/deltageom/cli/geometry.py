@@ -24,9 +24,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(arguments: argparse.Namespace) -> None:
     from deltageom import hub, provenance
     from deltageom.adapters import open_run
+    from deltageom.errors import UserError
     from deltageom.measures import geometry
     from deltageom.measures.base import BaseWeights
 
+    if arguments.spectra and not (arguments.base and arguments.base_rank):
+        raise UserError("--spectra needs --base and --base-rank, the model and the triplets that are meant")
     folder = hub.weights_folder(arguments.base, arguments.revision) if arguments.base else None
     runs = {name: open_run(path, folder) for name, path in arguments.run}
     base = BaseWeights(folder, arguments.spectra, arguments.base_rank) if folder and arguments.spectra else None

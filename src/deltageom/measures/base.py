@@ -3,9 +3,11 @@
 import hashlib
 from pathlib import Path
 
+import numpy as np
 from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save_file
 
+from deltageom.checkpoint_weights import is_transposed
 from deltageom.errors import UserError
 from deltageom.geometry.base_spectrum import BaseSpectrum, base_spectrum
 from deltageom.geometry.factored import Array
@@ -22,14 +24,20 @@ class BaseWeights:
 
     def __init__(self, folder: Path, spectra: Path, rank: int) -> None:
         self._tensors, self._spectra, self._rank = ModelTensors(folder), spectra, rank
+        self._transposed = is_transposed(folder)
 
     def read(self, module: str) -> Array:
         """(d_out, d_in), float64."""
-        names = [name for name in self._tensors.names if f".{name}".endswith(f".{module}.weight")]
+        # the hub's GPT-2 lacks the prefix that an adapter of it is saved with
+        names = self._ending_in(module) or self._ending_in(module.removeprefix("transformer."))
         if len(names) != 1:
             found = f"{len(names)} are: {', '.join(names)}" if names else "none is"
             raise UserError(f"{self._tensors.folder}: one tensor must be named ...{module}.weight, but {found}")
-        return self._tensors.read(names[0])
+        weight = self._tensors.read(names[0])
+        return np.ascontiguousarray(weight.T) if self._transposed else weight
+
+    def _ending_in(self, module: str) -> list[str]:
+        return [name for name in self._tensors.names if f".{name}".endswith(f".{module}.weight")]
 
     def identity(self, module: str) -> str:
         """What the measures against the base depend on: its weight, by a digest, and the rank."""
@@ -62,6 +70,6 @@ def _read(path: Path, identity: str) -> BaseSpectrum | None:
             if facts.get("identity") != identity:
                 return None
             u, sigma, v = (file.get_tensor(name) for name in ("u", "sigma", "v"))
-    except SafetensorError:
+        return BaseSpectrum(u, sigma, v, float(facts["residual"]), float(facts["frobenius"]), facts["exact"] == "True")
+    except (SafetensorError, KeyError, ValueError):
         return None
-    return BaseSpectrum(u, sigma, v, float(facts["residual"]), float(facts["frobenius"]), facts["exact"] == "True")
