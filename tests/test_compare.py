@@ -18,6 +18,7 @@ import pytest
 import torch
 from numpy.typing import NDArray
 from peft import LoraConfig, PeftModel, get_peft_model
+from safetensors import safe_open
 from safetensors.numpy import load_file, save_file
 from scipy.linalg import subspace_angles
 from transformers import AutoModelForCausalLM, GPT2Config, GPT2LMHeadModel
@@ -299,20 +300,36 @@ def page_says_what_the_tables_do(page: str, output: Path, whole: dict[Key, float
         others = {b: whole.get(("", *sorted((run, b)), "cosine", ""), 1.0) for b in ("first", "second", "whole")}
         assert matrix == [f"{value:.3f}" for value in others.values()]
     for a, b in (("first", "second"), ("first", "whole"), ("second", "whole")):
-        kind = "own" if rows["", a, b, "cosine", ""]["chance_own_sd"] else "fresh"
-        (shown,) = cells(page, f"{a}, {b}")
-        angles = [
-            f"{whole['', a, b, measure, '2']:.1f} ({float(rows['', a, b, measure, '2'][f'chance_{kind}_mean']):.1f})"
-            for measure in (
-                "left_smallest_median",
-                "left_largest_median",
-                "right_smallest_median",
-                "right_largest_median",
-            )
-        ]
-        z = float(rows["", a, b, "cosine", ""][f"chance_{kind}_z"])
-        fraction = whole["", a, b, "orthogonal_fraction_stacked", ""]
-        assert shown == [f"{whole['', a, b, 'cosine', '']:.4f}", f"{z:.1f}", f"{fraction:.3f}", *angles]
+        assert cells(page, f"{a}, {b}") == [of_a_pair(rows, a, b)]
+
+
+def of_a_pair(rows: dict[Key, dict[str, str]], a: str, b: str) -> list[str]:
+    """What the page is to say, from the table: chance of the runs' own A where there is one."""
+    own = "own" if rows["", a, b, "cosine", ""]["chance_own_sd"] else "fresh"
+
+    def text(measure: str, form: str, k: str = "", column: str = "value") -> str:
+        return f"{float(rows['', a, b, measure, k][column]):{form}}"
+
+    angles = [
+        f"{text(f'{angle}_median', '.1f', '2')} ({text(f'{angle}_median', '.1f', '2', f'chance_{own}_mean')})"
+        for angle in ("left_smallest", "left_largest", "right_smallest", "right_largest")
+    ]
+    z = text("cosine", ".1f", column=f"chance_{own}_z")
+    return [text("cosine", ".4f"), z, text("orthogonal_fraction_stacked", ".3f"), *angles]
+
+
+def test_adapters_are_held_against_the_chance_of_their_own_inputs(
+    compare: Compare, runs: dict[str, Path], tmp_path: Path
+) -> None:
+    """Two runs with one A, as two seeds of an experiment have it."""
+    same = edited(runs["first"], tmp_path / "same", each_b(lambda b: b[::-1].copy()))
+    done = compare(*named({**runs, "whole": same}), "--top-k", 2, "--output", tmp_path / "out")
+    rows = by_key(read(tmp_path / "out", "global"))
+    shown = cells(done.out, "first, whole")
+    assert shown == [of_a_pair(rows, "first", "whole")]
+    cosine = rows["", "first", "whole", "cosine", ""]
+    assert float(cosine["chance_own_sd"]) > 1.5 * float(cosine["chance_fresh_sd"])
+    assert float(rows["", "first", "whole", "right_largest_median", "2"]["chance_own_mean"]) < 80
 
 
 @pytest.mark.xfail(strict=True, reason="a checkpoint among the runs takes the adapters' pairs their own chance")
@@ -499,6 +516,10 @@ def fewer(tensors: dict[str, Any]) -> None:
 def test_what_differs_is_compared_when_told(compare: Compare, runs: dict[str, Path], tmp_path: Path) -> None:
     part = edited(runs["second"], tmp_path / "part", fewer, base_model_name_or_path="some/[red]other")
     flags = ("--intersect", "--any-base")
+    less = edited(runs["second"], tmp_path / "less", fewer)
+    elsewhere = edited(runs["second"], tmp_path / "elsewhere", base_model_name_or_path="some/other")
+    assert [compare(runs["first"], less, flag).code for flag in flags] == [0, 1]
+    assert [compare(runs["first"], elsewhere, flag).code for flag in flags] == [1, 0]
     for given in ((), flags[:1], flags[1:]):
         assert compare(runs["first"], part, *given).code == 1
     done = compare(f"first={runs['first']}", part, *flags, "--output", tmp_path / "out")
@@ -599,7 +620,9 @@ def test_held_against_the_base(
     adapters = {name: runs[name] for name in ("first", "second")}
     check_against_base(read(tmp_path / "three", "per_module"), adapters, base, 3)
     assert {path.name for path in spectra if path.stat().st_mtime_ns != made[path.name]} == {f"{query}.safetensors"}
-    assert compare(*asked, "--spectra", tmp_path / "own").code == 0
+    assert compare(*asked, "--spectra", tmp_path / "own", "--base-rank", 7).code == 0
+    with safe_open(tmp_path / "own" / f"{query}.safetensors", "numpy") as file:
+        assert file.metadata()["identity"].endswith(" rank 7")
     assert sorted(path.name for path in (tmp_path / "own").iterdir()) == sorted(made)
 
 
@@ -677,7 +700,7 @@ BAD: dict[str, tuple[Bad, str]] = {
     ),
     "against what": (lambda runs, *_: [*named(runs)[:2], "--against-base"], "--against-base needs --base"),
     "base rank": (
-        lambda runs, base, _: [*named(runs)[:2], "--against-base", "--base", base, "--base-rank", 5],
+        lambda runs, base, _: [*named(runs)[:2], "--against-base", "--base", base, "--base-rank", 5, "--top-k", "10,2"],
         "--base-rank 5 is less than --top-k 10: raise it",
     ),
     "module not in the base": (
@@ -704,6 +727,14 @@ def test_a_mistyped_seed_is_told_before_the_work(
 ) -> None:
     monkeypatch.setattr(comparison, "records", pytest.fail)
     is_one_line(compare(*named(runs)[:2], "--seeds", "thrid"), "--seeds names 'thrid'")
+
+
+def test_a_file_where_a_folder_is_needed_is_told_before_the_work(
+    compare: Compare, runs: dict[str, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(comparison, "records", pytest.fail)
+    (tmp_path / "out").write_text("")
+    is_one_line(compare(*named(runs)[:2], "--output", tmp_path / "out"), "--output .*out is a file: give a folder")
 
 
 def test_a_killed_process_is_told(compare: Compare, runs: dict[str, Path], monkeypatch: pytest.MonkeyPatch) -> None:

@@ -3,15 +3,17 @@
 import json
 import subprocess
 from collections.abc import Callable
+from dataclasses import dataclass
 from itertools import combinations
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
+from numpy.typing import NDArray
 from safetensors.numpy import load_file, save_file
 
-from deltageom.adapters import open_run
+from deltageom.adapters import Factors, open_run
 from deltageom.measures import geometry
 from deltageom.measures.base import BaseWeights
 from tests.conftest import BIN
@@ -19,6 +21,7 @@ from tests.conftest import BIN
 MODULE = "layers.0.self_attn.q_proj"
 CONFIG, WEIGHTS = "adapter_config.json", "adapter_model.safetensors"
 Runs = dict[str, Path]
+Array = NDArray[np.float64]
 
 
 @pytest.fixture
@@ -236,7 +239,19 @@ def test_a_run_that_joins_is_held_against_the_base_alone(
     assert update(file, runs, base=base) == (2, 1)
     after = rows(file)
     assert {key: after[key] for key in before} == before
-    assert all(len(row["base"]["input_energy"]) == 2 for row in read(file)["runs"])
+    at_once = file.with_name("at once.json")
+    update(at_once, runs, base=base)
+    third, expected = (read(path)["runs"][2]["base"] for path in (file, at_once))
+    assert np.allclose(flat(third), flat(expected), atol=1e-12)
+    assert len(third["input_energy"]) == 2
+    energies = [row["base"]["input_energy"][0]["value"] for row in read(file)["runs"]]
+    stored = load_file(tiny_model / "model.safetensors")[f"model.{MODULE}.weight"].astype(float)
+    v1 = np.linalg.svd(stored)[2][0]
+    for energy, folder in zip(energies, runs.values(), strict=True):
+        factors = open_run(folder).read(MODULE)
+        assert isinstance(factors, Factors)
+        delta = factors.b @ factors.a
+        assert energy == pytest.approx(float(((delta @ v1) ** 2).sum() / (delta**2).sum()), abs=1e-9)
 
 
 def part(path: Path, change: Callable[[dict[str, Any]], object]) -> None:
@@ -271,14 +286,57 @@ def test_a_file_that_is_damaged_or_not_ours_is_measured_afresh(runs: Runs, file:
     assert file.read_bytes() == whole
 
 
-def test_a_pair_that_is_lacking_is_measured(runs: Runs, file: Path) -> None:
+def test_a_pair_that_is_lacking_is_all_that_is_measured(
+    runs: Runs, file: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     update(file, runs)
+    measured: list[tuple[list[str], Any]] = []
+    measure = geometry.measure_module
+
+    def spied(module: str, deltas: Any, top_ks: Any, pairs: Any) -> Any:
+        measured.append((sorted(deltas), pairs))
+        return measure(module, deltas, top_ks, pairs)
+
+    monkeypatch.setattr(geometry, "measure_module", spied)
     part(file, lambda found: found["pairs"].pop(1))
     before = doctor(file)
     assert update(file, runs) == (1, 2)
     is_whole(file, *runs)
     after = rows(file)
     assert {key: after[key] for key in before} == before
+    assert measured == [(["first", "third"], [("first", "third")])]
+
+
+def test_one_run_alone_has_its_row(runs: Runs, file: Path) -> None:
+    assert update(file, runs, "first") == (0, 0)
+    is_whole(file, "first")
+    before = doctor(file)
+    assert update(file, runs, "first", "second") == (1, 0)
+    is_whole(file, "first", "second")
+    assert rows(file)["first",] == before["first",]
+
+
+@dataclass(frozen=True)
+class Given:
+    """A delta that is at hand."""
+
+    b: Array
+    a: Array
+
+    def read(self, _: str) -> Factors:
+        return Factors(self.b, self.a, 1.0)
+
+
+def test_the_same_numbers_in_other_shapes_are_other_factors(file: Path) -> None:
+    rng = np.random.default_rng(0)
+    numbers = {name: rng.standard_normal(2 * (6 + 8)) for name in ("one", "two")}
+    for d_out in (6, 8):
+        shaped = {
+            name: Given(flat[: 2 * d_out].reshape(d_out, 2), flat[2 * d_out :].reshape(2, 14 - d_out))
+            for name, flat in numbers.items()
+        }
+        assert geometry.update(file, MODULE, shaped, [1], "code") == (1, 0)  # type: ignore[arg-type]
+        assert read(file)["shape"] == [d_out, 14 - d_out]
 
 
 def test_the_command_counts_what_it_measures_and_keeps(runs: Runs, tiny_model: Path, tmp_path: Path) -> None:
@@ -302,6 +360,7 @@ def test_the_command_counts_what_it_measures_and_keeps(runs: Runs, tiny_model: P
     assert done.stdout.splitlines() == [f"{module}: 1 pairs measured, 0 kept" for module in (MODULE, other)]
     assert (spectra / f"{MODULE}.safetensors").stat().st_mtime_ns == made
     assert sorted(path.name for path in output.iterdir()) == [f"{MODULE}.json", f"{other}.json"]
+    assert all(len(row["base"]["input_energy"]) == 2 for row in read(output / f"{MODULE}.json")["runs"])
     before = doctor(output / f"{MODULE}.json")
     done = geometry_of("third", "first", "second")
     assert done.stdout.splitlines() == [f"{module}: 2 pairs measured, 1 kept" for module in (MODULE, other)]

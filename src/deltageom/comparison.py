@@ -1,17 +1,19 @@
 """Compare adapters and checkpoints without a study: their records, module by module, in several processes."""
 
 import multiprocessing
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
+from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 from tqdm import tqdm
 
 from deltageom.errors import UserError
-from deltageom.geometry.aggregate import Columns, Level, numbers
+from deltageom.geometry.aggregate import Level, numbers
 from deltageom.geometry.noise import Identity, Pair, noise_pairs
 from deltageom.measures import geometry
 from deltageom.measures.base import BaseWeights
@@ -19,13 +21,14 @@ from deltageom.measures.geometry import Row
 from deltageom.records import write_columns
 from deltageom.sources import Sources
 
+Noise = dict[Pair, list[Pair]]
+
 TABLES: dict[str, Level] = {"per_module": "module", "per_layer": "layer", "global": "global"}
+FILES = (*TABLES, "spectrum")
 COUNTS = ("layer", "k", "n_modules", "n_defined", "seed_n")
 SPECTRUM = ("module", "layer", "run", "index", "singular_value")
 
-_inherited: tuple[
-    Sources, Sequence[int], BaseWeights | None
-]  # by the processes that measure: an opened file cannot be sent to one
+_inherited: Any  # by the forked processes: opened files, and records too large to send to each of them
 
 
 def records(sources: Sources, top_ks: Sequence[int], base: BaseWeights | None, processes: int) -> list[Row]:
@@ -34,12 +37,18 @@ def records(sources: Sources, top_ks: Sequence[int], base: BaseWeights | None, p
     Each process holds one module at a time, so memory does not grow with their number. Raises UserError for what
     reading and measuring a module do, and if a process is killed.
     """
+    with _forked(processes, (sources, top_ks, base)) as pool:
+        found = pool.map(_record, sources.modules)
+        return list(tqdm(found, total=len(sources.modules), unit="module", disable=None))
+
+
+@contextmanager
+def _forked(processes: int, inherited: Any) -> Iterator[ProcessPoolExecutor]:
     global _inherited
-    _inherited = sources, top_ks, base
+    _inherited = inherited
     try:
         with ProcessPoolExecutor(processes, multiprocessing.get_context("fork")) as pool:
-            found = pool.map(_record, sources.modules)
-            return list(tqdm(found, total=len(sources.modules), unit="module", disable=None))
+            yield pool
     except BrokenProcessPool as error:
         raise UserError(
             f"one of {processes} processes was killed, most likely for want of memory: give fewer --processes"
@@ -52,7 +61,7 @@ def _record(module: str) -> Row:
     return geometry.record(module, deltas, top_ks, base)
 
 
-def seed_pairs(runs: Sequence[str], seed_groups: Sequence[Sequence[str]]) -> dict[Pair, list[Pair]]:
+def seed_pairs(runs: Sequence[str], seed_groups: Sequence[Sequence[str]]) -> Noise:
     """For every pair of runs those to hold it against; the runs of a group differ only in seed. Raises UserError for
     a name that is none of the runs, and for a run in two groups."""
     groups: dict[str, str] = {}
@@ -65,26 +74,29 @@ def seed_pairs(runs: Sequence[str], seed_groups: Sequence[Sequence[str]]) -> dic
     return noise_pairs({run: Identity(groups.get(run, f"only {run}"), run, "") for run in runs})
 
 
-def tables(found: list[Row], seed_groups: Sequence[Sequence[str]]) -> dict[str, Columns]:
-    """per_module, per_layer and global: one row a number, with its baselines. Runs of a group differ only in seed."""
-    noise = seed_pairs([row["run"] for row in found[0]["runs"]], seed_groups)
-    return {name: numbers(found, level, noise) for name, level in TABLES.items()}
+def write(found: list[Row], noise: Noise, folder: Path, processes: int) -> None:
+    """`folder`/NAME.csv: TABLES, one row a number with its baselines, and the singular values. A process a file."""
+    with _forked(processes, (found, noise, folder)) as pool:
+        list(pool.map(_write, FILES))
 
 
-def write(found: list[Row], tidy: dict[str, Columns], folder: Path) -> None:
-    """The tables and the singular values, as `folder`/NAME.csv."""
-    for name, columns in tidy.items():
-        write_columns(folder / f"{name}.csv", {key: _cells(key, column) for key, column in columns.items()})
+def _write(name: str) -> None:
+    found, noise, folder = _inherited
+    columns = numbers(found, TABLES[name], noise) if name in TABLES else _spectrum(found)
+    write_columns(folder / f"{name}.csv", {key: _cells(key, column) for key, column in columns.items()})
+
+
+def _spectrum(found: list[Row]) -> dict[str, list[Any]]:
     values = [
         (module["module"], module["layer"], run["run"], index, value)
         for module in found
         for run in module["runs"]
         for index, value in enumerate(run["singular_values"], 1)
     ]
-    write_columns(folder / "spectrum.csv", {key: [row[i] for row in values] for i, key in enumerate(SPECTRUM)})
+    return {key: [row[i] for row in values] for i, key in enumerate(SPECTRUM)}
 
 
-def _cells(name: str, column: Sequence[str | None] | NDArray[np.float64]) -> list[str | float | int | None]:
+def _cells(name: str, column: Sequence[Any] | NDArray[np.float64]) -> list[Any]:
     """As they are written: missing ones None, counts whole."""
     cells = column.tolist() if isinstance(column, np.ndarray) else column
     missing = [None if cell != cell else cell for cell in cells]

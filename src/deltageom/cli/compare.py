@@ -44,15 +44,18 @@ def run(arguments: argparse.Namespace) -> None:
         os.environ.setdefault(f"{library}_NUM_THREADS", "1")
     from deltageom import comparison, console, hub, sources
     from deltageom.errors import UserError
+    from deltageom.geometry.aggregate import numbers
     from deltageom.measures.base import BaseWeights
 
     if arguments.against_base and not arguments.base:
         raise UserError("--against-base needs --base, the model whose weights are meant")
     if arguments.against_base and arguments.base_rank < arguments.top_k[-1]:
         raise UserError(f"--base-rank {arguments.base_rank} is less than --top-k {arguments.top_k[-1]}: raise it")
+    if arguments.output and arguments.output.exists() and not arguments.output.is_dir():
+        raise UserError(f"--output {arguments.output} is a file: give a folder")
     named = sources.named(arguments.runs)
     opened = sources.open_all(named, arguments.base, arguments.intersect, arguments.any_base)
-    comparison.seed_pairs(list(opened.deltas), arguments.seeds)  # so that a mistake is told before the work
+    noise = comparison.seed_pairs(list(opened.deltas), arguments.seeds)
     base = None
     if arguments.base and opened.base is None and not arguments.against_base:
         opened.notes.append("--base is not used: no run is a checkpoint, and --against-base is not given")
@@ -60,11 +63,10 @@ def run(arguments: argparse.Namespace) -> None:
         folder = hub.weights_folder(*hub.with_revision(arguments.base))
         base = BaseWeights(folder, arguments.spectra or _cache(arguments.base), arguments.base_rank)
     found = comparison.records(opened, arguments.top_k, base, arguments.processes)
-    tables = comparison.tables(found, arguments.seeds)
-    console.show(opened, found, tables["global"])
+    console.show(opened, found, numbers(found, "global", noise))
     if arguments.output:
-        comparison.write(found, tables, arguments.output)
-        print(f"Written to {arguments.output}: {', '.join(f'{name}.csv' for name in (*tables, 'spectrum'))}")
+        comparison.write(found, noise, arguments.output, arguments.processes)
+        print(f"Written to {arguments.output}: {', '.join(f'{name}.csv' for name in comparison.FILES)}")
 
 
 def _cache(base: str) -> Path:
