@@ -160,7 +160,7 @@ def test_a_checkpoint_that_lacks_an_adapters_module(tmp_path: Path) -> None:
     found = open_all(named, base, intersect=True)
     assert found.modules == ["layers.1.self_attn.v_proj"]
     assert found.notes == [
-        f"lora is an adapter of Qwen/Qwen3-4B; the checkpoints' base is {base}: not checked",
+        f"lora is an adapter of Qwen/Qwen3-4B; --base is {base}: not checked",
         *(f"{name}: 1 of its 2 modules are not compared: others lack them" for name in ("lora", "whole")),
     ]
 

@@ -51,7 +51,8 @@ def _folder(
     try:
         return Path(snapshot())
     except (OSError, ValueError) as error:
-        raise UserError(f"{source!r} is no folder, and {otherwise}: {error}") from error
+        says = " ".join(str(error).split())  # the hub's messages have several lines
+        raise UserError(f"{source!r} is no folder, and {otherwise}: {says}") from error
 
 
 def _has_weights(folder: Path) -> bool:

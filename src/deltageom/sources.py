@@ -60,7 +60,9 @@ def open_all(named: Mapping[str, str], base: str | None, intersect: bool, any_ba
     base_folder = hub.weights_folder(*hub.with_revision(base)) if checkpoints and base is not None else None
     deltas = {name: open_run(folder, base_folder) for name, folder in folders.items()}
     notes = [f"{name}: {note}" for name, delta in deltas.items() for note in delta.notes]
-    notes += _bases(deltas, base, any_base)
+    notes += _bases(deltas, any_base)
+    if base_folder is not None and base is not None:
+        notes += other_bases(deltas, base)
     modules = _common(deltas, intersect)
     for name, delta in deltas.items():
         if left := len(delta.modules) - len(modules):
@@ -95,7 +97,7 @@ def _joined(parts: list[str], depth: int) -> str:
     return re.sub(r"[^A-Za-z0-9._-]+", "-", "-".join(parts[-depth:])) or "run"
 
 
-def _bases(deltas: dict[str, Delta], base: str | None, any_base: bool) -> list[str]:
+def _bases(deltas: dict[str, Delta], any_base: bool) -> list[str]:
     """Raises UserError if two adapters name different bases; notes on what is let pass."""
     notes = []
     bases = {name: delta.base_name.rstrip("/") for name, delta in deltas.items() if delta.base_name}
@@ -106,11 +108,14 @@ def _bases(deltas: dict[str, Delta], base: str | None, any_base: bool) -> list[s
         if not any_base:
             raise UserError(f"{what}: updates of different weights; --any-base compares them anyway")
         notes.append(f"{what}: updates of different weights")
-    if base is None or all(delta.kind == "adapter" for delta in deltas.values()):
-        return notes
-    if other := [name for name in bases if bases[name] != base.rstrip("/")]:
-        notes.append(f"{other[0]} is an adapter of {bases[other[0]]}; the checkpoints' base is {base}: not checked")
     return notes
+
+
+def other_bases(deltas: dict[str, Delta], base: str) -> list[str]:
+    """A note where an adapter names another base than the one given, which may be the same in another place."""
+    named = {name: delta.base_name.rstrip("/") for name, delta in deltas.items() if delta.base_name}
+    other = [name for name in named if named[name] != base.rstrip("/")]
+    return [f"{name} is an adapter of {named[name]}; --base is {base}: not checked" for name in other[:1]]
 
 
 def _common(deltas: dict[str, Delta], intersect: bool) -> list[str]:

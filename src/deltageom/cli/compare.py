@@ -61,6 +61,8 @@ def run(arguments: argparse.Namespace) -> None:
         opened.notes.append("--base is not used: no run is a checkpoint, and --against-base is not given")
     if arguments.against_base:
         folder = hub.weights_folder(*hub.with_revision(arguments.base))
+        if opened.base is None:
+            opened.notes.extend(sources.other_bases(opened.deltas, arguments.base))
         base = BaseWeights(folder, arguments.spectra or _cache(arguments.base), arguments.base_rank)
     found = comparison.records(opened, arguments.top_k, base, arguments.processes)
     console.show(opened, found, numbers(found, "global", noise))

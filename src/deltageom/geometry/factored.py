@@ -109,6 +109,13 @@ def cosines(products: Array) -> Array:
     return values
 
 
+def rough_cosines(products: Array) -> Array:
+    """As `cosines`, to 1e-8 alone, in half the time."""
+    squares = np.linalg.eigvalsh(products.swapaxes(-1, -2) @ products)[..., ::-1]
+    values: Array = np.sqrt(np.clip(squares, 0.0, 1.0))
+    return values
+
+
 def principal_angles(a: Array, b: Array) -> Array:
     """Angles in degrees, ascending, (k,), between the spans of orthonormal a and b, both (d, k).
 

@@ -12,7 +12,7 @@ from deltageom.adapters import Dense, Factors
 from deltageom.errors import UserError
 from deltageom.geometry import factored, random_factors
 from deltageom.geometry.factored import Array
-from deltageom.geometry.stack import FactoredStack, Stack, stack
+from deltageom.geometry.stack import Stack, stack
 
 Row = dict[str, Any]
 Pair = tuple[str, str]
@@ -40,7 +40,7 @@ def measure_module(
     if not top_ks or min(top_ks) < 1:
         raise ValueError(f"top_ks must be at least 1, not {top_ks}")
     names = sorted(deltas)
-    shape = _one_shape({name: deltas[name] for name in names})
+    shape = _one_shape(module, {name: deltas[name] for name in names})
     asked = sorted(combinations(names, 2) if pairs is None else pairs)
     of_module = stack([deltas[name] for name in names], max(top_ks))
     sigma = dict(zip(names, of_module.sigma, strict=True))
@@ -52,13 +52,13 @@ def measure_module(
     return {"runs": [_run(name, sigma[name]) for name in names], "pairs": [rows[pair] for pair in asked]}
 
 
-def _one_shape(deltas: Mapping[str, Factors | Dense]) -> tuple[int, int]:
+def _one_shape(module: str, deltas: Mapping[str, Factors | Dense]) -> tuple[int, int]:
     shapes = {name: shape_of(delta) for name, delta in deltas.items()}
     first = next(iter(shapes))
     for name, shape in shapes.items():
         if shape != shapes[first]:
             raise UserError(
-                f"runs {first!r} {shapes[first]} and {name!r} {shape} differ in the shape of this module: "
+                f"runs {first!r} {shapes[first]} and {name!r} {shape} differ in the shape of {module}: "
                 "compare adapters of one base model"
             )
     return shapes[first]
@@ -157,34 +157,37 @@ class _Pairs:
     def _chance(self, top_ks: list[int]) -> list[Row]:
         d_out, d_in = self.shape
         fresh = 1 / sqrt(d_out * d_in)  # exact, for a direction that no rotation of either side changes
-        if not isinstance(self.stack, FactoredStack):  # a checkpoint has no A to keep
-            unknown = {"cosine_sd_fresh": fresh, "cosine_sd_own": None, "own": None, "own_v1_overlap": None}
-            return [dict(unknown) for _ in self.pairs]
-        into = self.stack.into
-        sds = random_factors.cosine_sd(into, d_out)[self.a, self.b].tolist()
-        vectors = random_factors.leading_right_vectors(into, d_out, max(top_ks), self.names, self.module)
-        products = random_factors.products(into, vectors, self.a, self.b)
+        nothing = {"cosine_sd_own": None, "own": None, "own_v1_overlap": None}
+        rows: list[Row] = [{"cosine_sd_fresh": fresh, **nothing} for _ in self.pairs]
+        adapters, into = self.stack.adapters, self.stack.into
+        both = np.flatnonzero(np.isin(self.a, adapters) & np.isin(self.b, adapters))
+        if into is None or not both.size:
+            return rows
+        a, b = (np.searchsorted(adapters, runs[both]) for runs in (self.a, self.b))
+        names = [self.names[run] for run in adapters]
+        vectors = random_factors.leading_right_vectors(into, d_out, max(top_ks), names, self.module)
+        products = random_factors.products(into, vectors, a, b)
+        sds = random_factors.cosine_sd(into, d_out)[a, b].tolist()
         v1 = abs(products[:, :, 0, 0]).tolist()
-        own = zip(*(self._own(products, top_k) for top_k in top_ks), strict=True)
-        return [
-            {"cosine_sd_fresh": fresh, "cosine_sd_own": sd, "own": list(of_pair), "own_v1_overlap": overlap}
-            for sd, of_pair, overlap in zip(sds, own, v1, strict=True)
-        ]
-
-    def _own(self, products: Array, top_k: int) -> list[Row]:
-        """Of each pair what the draws of one k give."""
-        used = self._used(top_k)
-        rows: list[Row] = [{} for _ in self.pairs]
-        for k in np.unique(used).tolist():
-            chosen = np.flatnonzero(used == k)
-            cosines = factored.cosines(products[chosen][:, :, :k, :k])
-            angles = np.degrees(np.arccos(cosines))
-            columns = {
-                "right_smallest": angles[..., 0].tolist(),
-                "right_median": np.median(angles, axis=-1).tolist(),
-                "right_largest": angles[..., -1].tolist(),
-                "right_overlap": (cosines**2).mean(-1).tolist(),
-            }
-            for row, values in zip(chosen, zip(*columns.values(), strict=True), strict=True):
-                rows[row] = {"top_k": top_k, **dict(zip(columns, values, strict=True))}
+        own = zip(*(_angles_drawn(products, self._used(top_k)[both], top_k) for top_k in top_ks), strict=True)
+        for i, sd, of_ks, overlap in zip(both, sds, own, v1, strict=True):
+            rows[i] |= {"cosine_sd_own": sd, "own": list(of_ks), "own_v1_overlap": overlap}
         return rows
+
+
+def _angles_drawn(products: Array, used: Indices, top_k: int) -> list[Row]:
+    """Of each pair what the draws of one k give; products (pairs, draws, K, K), used (pairs,): the k of each."""
+    rows: list[Row] = [{} for _ in used]
+    for k in np.unique(used).tolist():
+        chosen = np.flatnonzero(used == k)
+        cosines = factored.rough_cosines(products[chosen][:, :, :k, :k])
+        angles = np.degrees(np.arccos(cosines))
+        columns = {
+            "right_smallest": angles[..., 0].tolist(),
+            "right_median": np.median(angles, axis=-1).tolist(),
+            "right_largest": angles[..., -1].tolist(),
+            "right_overlap": (cosines**2).mean(-1).tolist(),
+        }
+        for row, values in zip(chosen, zip(*columns.values(), strict=True), strict=True):
+            rows[row] = {"top_k": top_k, **dict(zip(columns, values, strict=True))}
+    return rows

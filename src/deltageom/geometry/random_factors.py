@@ -14,7 +14,7 @@ from deltageom.geometry.factored import Array
 from deltageom.geometry.stack import Side
 
 Indices = NDArray[np.intp]
-DRAWS = 8  # random B a run; each pair meets its partner's draws twice, the second time one further on
+DRAWS = 4  # random B a run; a pair has every draw of one with every draw of the other
 SEED = 2410
 
 
@@ -57,8 +57,7 @@ def _random_triangles(rng: np.random.Generator, d_out: int, rank: int) -> Array:
 
 
 def products(into: Side, vectors: Array, a: Indices, b: Indices) -> Array:
-    """(pairs, 2 DRAWS, k, k): the cross products of the random leading vectors of runs a and b, (pairs,) each."""
-    of_b = np.concatenate([vectors[b], np.roll(vectors[b], 1, axis=1)], axis=1)
-    of_a = np.concatenate([vectors[a], vectors[a]], axis=1)
-    found: Array = of_a.transpose(0, 1, 3, 2) @ (into.gram[a, b][:, None] @ of_b)
-    return found
+    """(pairs, DRAWS^2, k, k): the cross products of the random leading vectors of runs a and b, (pairs,) each."""
+    moved = into.gram[a, b][:, None] @ vectors[b]
+    found: Array = vectors[a].transpose(0, 1, 3, 2)[:, :, None] @ moved[:, None]
+    return found.reshape(len(a), -1, *found.shape[-2:])

@@ -35,6 +35,14 @@ class Stack(Protocol):
     def right(self) -> Array:
         """(n, n, K, K): the same of v."""
 
+    @property
+    def adapters(self) -> list[int]:
+        """The runs that have an A, ascending: those that are no checkpoints."""
+
+    @property
+    def into(self) -> "Side | None":
+        """The A of those runs, in that order; None if there are none."""
+
     def leading(self, run: int, k: int) -> tuple[Array, Array]:
         """The first k left (d_out, k) and right (d_in, k) singular vectors."""
 
@@ -89,11 +97,12 @@ def _widths(factors: Sequence[Array]) -> list[int]:
 
 def _gram(factors: Sequence[Array]) -> Array:
     """(n, n, r, r): factor_i^T factor_j, zero beyond r_i."""
-    n, width = len(factors), max(_widths(factors))
-    joint = np.zeros((n * width, factors[0].shape[0]))
+    n, d, width = len(factors), factors[0].shape[0], max(_widths(factors))
+    # laid out in memory as the factors are: B row by row, A^T column by column
+    joint = np.zeros((d, n * width), order="C" if factors[0].flags.c_contiguous else "F")
     for i, factor in enumerate(factors):
-        joint[i * width : i * width + factor.shape[1]] = factor.T
-    return np.ascontiguousarray((joint @ joint.T).reshape(n, width, n, width).transpose(0, 2, 1, 3))
+        joint[:, i * width : i * width + factor.shape[1]] = factor
+    return np.ascontiguousarray((joint.T @ joint).reshape(n, width, n, width).transpose(0, 2, 1, 3))
 
 
 def _inverse_cholesky(gram: Array) -> Array | None:
@@ -123,6 +132,7 @@ class FactoredStack:
 
     def __init__(self, deltas: Sequence[Factors]) -> None:
         self.out, self.into = side([delta.b for delta in deltas]), side([delta.a.T for delta in deltas])
+        self.adapters = list(range(len(deltas)))
         self.sigma: list[Array] = []
         self._left: list[Array] = []  # (r_i, rank_i): the singular vectors in the bases of out and into
         self._right: list[Array] = []
@@ -155,6 +165,9 @@ class DenseStack:
         self.sigma = [svd.sigma for svd in svds]
         self._leading = [(svd.u[:, :k], svd.v[:, :k]) for svd in svds]
         self.left, self.right = (side_products([vectors[which] for vectors in self._leading]) for which in (0, 1))
+        self.adapters = [i for i, delta in enumerate(deltas) if isinstance(delta, Factors)]
+        inputs = [delta.a.T for delta in deltas if isinstance(delta, Factors)]
+        self.into = side(inputs) if inputs else None
         flat = [dense.ravel() for dense in self._dense]
         self.inner: Array = np.array([[one @ other for other in flat] for one in flat])
 

@@ -11,6 +11,7 @@ from deltageom.checkpoint_weights import is_transposed
 from deltageom.errors import UserError
 from deltageom.geometry.base_spectrum import BaseSpectrum, base_spectrum
 from deltageom.geometry.factored import Array
+from deltageom.provenance import code_digest
 from deltageom.records import whole_file
 from deltageom.tensors import ModelTensors
 
@@ -25,6 +26,7 @@ class BaseWeights:
     def __init__(self, folder: Path, spectra: Path, rank: int) -> None:
         self._tensors, self._spectra, self._rank = ModelTensors(folder), spectra, rank
         self._transposed = is_transposed(folder)
+        self._made_by = code_digest(["geometry.base_spectrum"])
 
     def read(self, module: str) -> Array:
         """(d_out, d_in), float64."""
@@ -40,7 +42,7 @@ class BaseWeights:
         return [name for name in self._tensors.names if f".{name}".endswith(f".{module}.weight")]
 
     def identity(self, module: str) -> str:
-        """What the measures against the base depend on: its weight, by a digest, and the rank."""
+        """What the measures against the base depend on: its weight and the code, by digests, and the rank."""
         return self._identity(self.read(module))
 
     def spectrum(self, module: str, weight: Array) -> BaseSpectrum:
@@ -57,7 +59,7 @@ class BaseWeights:
         return found
 
     def _identity(self, weight: Array) -> str:
-        return f"{hashlib.sha256(weight.tobytes()).hexdigest()} rank {self._rank}"
+        return f"{hashlib.sha256(weight.tobytes()).hexdigest()} rank {self._rank} by {self._made_by}"
 
 
 def _read(path: Path, identity: str) -> BaseSpectrum | None:
