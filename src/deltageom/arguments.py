@@ -2,13 +2,14 @@
 
 import argparse
 from pathlib import Path
-from typing import TypeVar
-
-from pydantic import BaseModel, ValidationError
+from typing import TYPE_CHECKING, TypeVar
 
 from deltageom.errors import UserError
 
-Settings = TypeVar("Settings", bound=BaseModel)
+if TYPE_CHECKING:  # every command imports this file, and few need pydantic
+    from pydantic import BaseModel
+
+Settings = TypeVar("Settings", bound="BaseModel")
 
 
 def add_settings(parser: argparse.ArgumentParser) -> None:
@@ -23,6 +24,8 @@ def add_model(parser: argparse.ArgumentParser, adapter: bool = False) -> None:
 
 def parse_settings(model: type[Settings], text: str) -> Settings:
     """The sections in `text`. Raises UserError naming the first key that does not fit."""
+    from pydantic import ValidationError
+
     try:
         return model.model_validate_json(text)
     except ValidationError as error:

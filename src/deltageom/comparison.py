@@ -1,7 +1,7 @@
 """Compare adapters and checkpoints without a study: their records, module by module, in several processes."""
 
 import multiprocessing
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from contextlib import contextmanager
@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from tqdm import tqdm
 
 from deltageom.errors import UserError
-from deltageom.geometry.aggregate import Level, numbers
+from deltageom.geometry.aggregate import Columns, Level, numbers
 from deltageom.geometry.noise import Identity, Pair, noise_pairs
 from deltageom.measures import geometry
 from deltageom.measures.base import BaseWeights
@@ -23,8 +23,8 @@ from deltageom.sources import Sources
 
 Noise = dict[Pair, list[Pair]]
 
-TABLES: dict[str, Level] = {"per_module": "module", "per_layer": "layer", "global": "global"}
-FILES = (*TABLES, "spectrum")
+LEVELS: dict[str, Level] = {"per_module": "module", "per_layer": "layer"}
+FILES = (*LEVELS, "global", "spectrum")
 COUNTS = ("layer", "k", "n_modules", "n_defined", "seed_n")
 SPECTRUM = ("module", "layer", "run", "index", "singular_value")
 
@@ -74,15 +74,19 @@ def seed_pairs(runs: Sequence[str], seed_groups: Sequence[Sequence[str]]) -> Noi
     return noise_pairs({run: Identity(groups.get(run, f"only {run}"), run, "") for run in runs})
 
 
-def write(found: list[Row], noise: Noise, folder: Path, processes: int) -> None:
-    """`folder`/NAME.csv: TABLES, one row a number with its baselines, and the singular values. A process a file."""
-    with _forked(processes, (found, noise, folder)) as pool:
+def write(found: list[Row], noise: Noise, whole: Columns, folder: Path, processes: int) -> None:
+    """`folder`/NAME.csv: a table a level (`whole` is the global one) and the singular values. A process a file."""
+    with _forked(processes, (found, noise, whole, folder)) as pool:
         list(pool.map(_write, FILES))
 
 
 def _write(name: str) -> None:
-    found, noise, folder = _inherited
-    columns = numbers(found, TABLES[name], noise) if name in TABLES else _spectrum(found)
+    found, noise, whole, folder = _inherited
+    columns: Mapping[str, Sequence[Any] | NDArray[np.float64]]
+    if name == "spectrum":
+        columns = _spectrum(found)
+    else:
+        columns = whole if name == "global" else numbers(found, LEVELS[name], noise)
     write_columns(folder / f"{name}.csv", {key: _cells(key, column) for key, column in columns.items()})
 
 

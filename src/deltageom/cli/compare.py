@@ -65,9 +65,10 @@ def run(arguments: argparse.Namespace) -> None:
             opened.notes.extend(sources.other_bases(opened.deltas, arguments.base))
         base = BaseWeights(folder, arguments.spectra or _cache(arguments.base), arguments.base_rank)
     found = comparison.records(opened, arguments.top_k, base, arguments.processes)
-    console.show(opened, found, numbers(found, "global", noise))
+    whole = numbers(found, "global", noise)
+    console.show(opened, found, whole)
     if arguments.output:
-        comparison.write(found, noise, arguments.output, arguments.processes)
+        comparison.write(found, noise, whole, arguments.output, arguments.processes)
         print(f"Written to {arguments.output}: {', '.join(f'{name}.csv' for name in comparison.FILES)}")
 
 

@@ -75,20 +75,13 @@ def side(factors: Sequence[Array]) -> Side:
     """From one tall product of all factors, d x (n r): Cholesky-QR of each, or Householder's where that would lose
     digits, which is several times as slow."""
     bases, gram = list(factors), _gram(factors)
-    inverses = [_inverse_cholesky(gram[i, i, :w, :w]) for i, w in enumerate(_widths(factors))]
-    triangles: dict[int, Array] = {}
-    for i, inverse in enumerate(inverses):
-        if inverse is None:
-            bases[i], triangles[i] = factored.householder(factors[i])
-    if triangles:
-        gram = _gram(bases)
-    coefficients = [
-        np.eye(w) if inverse is None else inverse for w, inverse in zip(_widths(bases), inverses, strict=True)
-    ]
-    for i, inverse in enumerate(inverses):
-        if inverse is not None:
-            triangles[i] = np.asarray(np.linalg.inv(inverse), np.float64)
-    return Side(bases, coefficients, [triangles[i] for i in range(len(bases))], gram)
+    found = [_cholesky(gram[i, i, :w, :w]) for i, w in enumerate(_widths(factors))]
+    by_reflection = [i for i, cholesky in enumerate(found) if cholesky is None]
+    for i in by_reflection:
+        bases[i], triangle = factored.householder(factors[i])
+        found[i] = np.eye(bases[i].shape[1]), triangle
+    coefficients, triangles = zip(*(pair for pair in found if pair is not None), strict=True)
+    return Side(bases, list(coefficients), list(triangles), _gram(bases) if by_reflection else gram)
 
 
 def _widths(factors: Sequence[Array]) -> list[int]:
@@ -105,18 +98,19 @@ def _gram(factors: Sequence[Array]) -> Array:
     return np.ascontiguousarray((joint.T @ joint).reshape(n, width, n, width).transpose(0, 2, 1, 3))
 
 
-def _inverse_cholesky(gram: Array) -> Array | None:
-    """c (r, r), upper, with c^T gram c = 1; None where the columns behind gram, scaled to norm 1, are not
-    well-conditioned."""
+def _cholesky(gram: Array) -> tuple[Array, Array] | None:
+    """c and t (r, r), upper, with t^T t = gram and c = t^-1; None where the columns behind gram, scaled to norm 1,
+    are not well-conditioned."""
     norms = np.sqrt(gram.diagonal())
     if not (norms.min() > 0 and np.isfinite(norms).all()):
         return None
     try:
-        inverse = np.linalg.inv(np.linalg.cholesky(gram / norms[:, None] / norms)).T
+        lower = np.asarray(np.linalg.cholesky(gram / norms[:, None] / norms), np.float64)
     except np.linalg.LinAlgError:
         return None
+    inverse = np.asarray(np.linalg.inv(lower), np.float64).T
     well = np.linalg.norm(inverse) * sqrt(norms.size) < WELL_CONDITIONED
-    return inverse / norms[:, None] if well else None
+    return (inverse / norms[:, None], lower.T * norms) if well else None
 
 
 def _padded(blocks: Sequence[Array], rows: int) -> Array:
