@@ -697,6 +697,7 @@ BAD: dict[str, tuple[Bad, str]] = {
         lambda runs, *_: [*named(runs)[:2], "--seeds", "first", "second", "--seeds", "first"],
         "first is in two --seeds: give the runs",
     ),
+    "spectra of what": (lambda runs, *_: [*named(runs)[:2], "--spectra", "x"], "--spectra is of --against-base"),
     "against what": (lambda runs, *_: [*named(runs)[:2], "--against-base"], "--against-base needs --base"),
     "base rank": (
         lambda runs, base, _: [*named(runs)[:2], "--against-base", "--base", base, "--base-rank", 5, "--top-k", "10,2"],

@@ -68,7 +68,7 @@ def test_study_holds_the_runs_only(root: Path) -> None:
     run = study.runs["a-lr0.01-init3"].training
     assert (run.learning_rate, run.lora.init_seed, run.lora.rank, run.steps) == (0.01, 3, 8, 64)
     # config.yaml's order of methods, then the name, whether of a run or of a grid's
-    assert list(study.runs)[:4] == ["a-lr0.01-init3", "a-lr0.1-init3", "sft", "rft"]
+    assert list(study.runs)[:5] == ["a-lr0.01-init3", "a-lr0.1-init3", "sft", "sft_seed7", "rft"]
 
 
 def test_null_removes_an_inherited_entry(root: Path) -> None:

@@ -48,19 +48,19 @@ def show(sources: Sources, found: list[Row], columns: Columns) -> None:
     console.print(f"{len(runs)} runs, {len(found)} modules in {len(layers)} layers")
     for note in sources.notes:
         console.print(f"note: {escape(note)}")
-    console.print(_of_runs(runs, numbers))
+    console.print("\nWeight updates", _of_runs(runs, numbers), sep="\n")
     console.print("Norm of all modules stacked; ranks: means over modules.\n")
     if not isnan(numbers.get(runs[0], None, "unchanged_bf16")):
-        console.print(_against_base(runs, numbers))
+        console.print("Against the base's weights W", _against_base(runs, numbers), sep="\n")
         console.print(
             "Energy of the update in the leading output and input directions of W, in brackets chance; drift of the "
             "leading singular values, mean over modules; intruders among the leading left singular vectors of W + dW, "
             "summed over modules; share of weights that bfloat16 leaves unchanged.\n"
         )
     if len(runs) <= SHOWN_RUNS:
-        console.print(_matrix(runs, numbers))
+        console.print("Cosine, all modules stacked", _matrix(runs, numbers), sep="\n")
         console.print()
-    console.print(_of_pairs(numbers))
+    console.print("Pairs", _of_pairs(numbers), sep="\n")
     ks = ", ".join(dict.fromkeys(str(numbers.largest_k(*pair)) for pair in numbers.pairs))
     console.print(
         "z: the cosine's distance from chance, in standard deviations, where B is random and each run keeps its A. "
@@ -73,7 +73,7 @@ def show(sources: Sources, found: list[Row], columns: Columns) -> None:
 
 
 def _of_runs(runs: list[str], numbers: Numbers) -> Table:
-    table = Table(title="Weight updates", title_justify="left")
+    table = Table()
     table.add_column("run")
     measures = {
         "norm": "norm",
@@ -89,7 +89,7 @@ def _of_runs(runs: list[str], numbers: Numbers) -> Table:
 
 
 def _against_base(runs: list[str], numbers: Numbers) -> Table:
-    table = Table(title="Against the base's weights", title_justify="left")
+    table = Table()
     table.add_column("run")
     for name in ("k", "output energy", "input energy", "drift", "intruders", "unchanged"):
         table.add_column(name, justify="right")
@@ -107,7 +107,7 @@ def _against_base(runs: list[str], numbers: Numbers) -> Table:
 
 
 def _matrix(runs: list[str], numbers: Numbers) -> Table:
-    table = Table(title="Cosine, all modules stacked", title_justify="left")
+    table = Table()
     table.add_column("")
     for run in runs:
         table.add_column(escape(run), justify="right")
@@ -120,7 +120,7 @@ def _matrix(runs: list[str], numbers: Numbers) -> Table:
 
 
 def _of_pairs(numbers: Numbers) -> Table:
-    table = Table(title="Pairs", title_justify="left")
+    table = Table()
     table.add_column("pair")
     for name in ("cosine", "z", "orthogonal", "left smallest", "left largest", "right smallest", "right largest"):
         table.add_column(name, justify="right")

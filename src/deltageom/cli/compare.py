@@ -49,6 +49,8 @@ def run(arguments: argparse.Namespace) -> None:
 
     if arguments.against_base and not arguments.base:
         raise UserError("--against-base needs --base, the model whose weights are meant")
+    if arguments.spectra and not arguments.against_base:
+        raise UserError("--spectra is of --against-base, which is not given")
     if arguments.against_base and arguments.base_rank < arguments.top_k[-1]:
         raise UserError(f"--base-rank {arguments.base_rank} is less than --top-k {arguments.top_k[-1]}: raise it")
     if arguments.output and arguments.output.exists() and not arguments.output.is_dir():
