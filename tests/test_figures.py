@@ -9,7 +9,7 @@ import pytest
 from matplotlib.colors import to_hex
 from matplotlib.text import Text
 
-from deltageom import figures, palette, tables
+from deltageom import drawing, figures, palette, tables
 from deltageom.geometry_tables import of_pairs
 
 METHODS = ["sft", "rft", "dft", "rift", "rift_linear", "offline_grpo", "dpo"]
@@ -378,6 +378,20 @@ def test_angles_show_median_and_range_over_defined_modules():
     assert "top k = 4 singular directions" in said(figure)
     assert "over 12 modules" in said(figure)
     assert "Undefined, left out: dft 4 of 12 modules." in said(figure)
+
+
+def test_angles_stand_beside_what_chance_gives():
+    """A mark at 20 degrees on the right, where the runs' own A counts, and at 80 or so where there is none to count."""
+    built = sample(3)
+    frame = built["geometry_global"]
+    frame.loc[frame["measure"].str.startswith("left"), "chance_own_mean"] = math.nan
+    left, right = figures.principal_angles(built, REFERENCE).axes
+
+    def marks(ax):
+        grey = [c for c in ax.collections if to_hex(c.get_color()[0]) == drawing.GREY.lower()]
+        return sorted({point[0] for c in grey for segment in c.get_segments() for point in segment})
+
+    assert (marks(left), marks(right)) == ([80.0], [20.0])
 
 
 @pytest.mark.parametrize("name", figures.FIGURES)

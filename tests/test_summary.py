@@ -218,6 +218,39 @@ def test_geometry_is_the_global_tables(study, built):
     assert "all 2 modules stacked into one vector, not a mean over modules" in page
 
 
+def test_every_cosine_and_angle_stands_beside_chance(study, built):
+    page = summary(study, built, [])
+    table = built["geometry_global"]
+    cosines = table[table["measure"] == "cosine"].set_index(["a", "b"]).loc[("dft", "sft")]
+    row = rows_of(page, "chance sd, own A")["dft"]
+    assert row["cosine"] == f"{cosines['value']:.4g}"
+    assert row["chance sd, own A"] == f"{cosines['chance_own_sd']:.4g}"
+    assert row["z, both random"] == f"{cosines['chance_fresh_z']:.4g}"
+    assert (row["seed pairs"], row["their mean"]) == ("0", "–")
+    row = rows_of(page, "chance, left smallest")["dft"]
+    for side, chance in (("left", "fresh"), ("right", "own")):
+        angles = table[(table["measure"] == f"{side}_largest_median") & (table["k"] == 2)].set_index(["a", "b"])
+        angle = angles.loc[("dft", "sft")]
+        assert row[f"{side} largest"] == f"{angle['value']:.4g} \\[{angle['low']:.4g}, {angle['high']:.4g}\\]"
+        assert row[f"chance, {side} largest"] == f"{angle[f'chance_{chance}_mean']:.4g}"
+
+
+def test_updates_against_the_base_if_they_were_measured(study, built):
+    assert "Against the base's weights" not in summary(study, built, [])
+    measures = {"output_energy": 0.25, "input_energy": 0.5, "spectral_drift_mean": 0.125, "intruders_sum": 3.0}
+    rows = [
+        {"a": run, "measure": measure, "k": k, "value": value * k}
+        for run in RUNS
+        for measure, value in measures.items()
+        for k in (2, 4)
+    ]
+    rows += [{"a": run, "measure": "unchanged_bf16", "value": 0.75} for run in RUNS]
+    table = pd.concat([built["geometry_global"], pd.DataFrame(rows)], ignore_index=True)
+    page = summary(study, built | {"geometry_global": table}, [])
+    assert "Against the base's weights W, k = 4" in page
+    assert list(rows_of(page, "output energy")["dft"].values()) == ["dft", "1", "2", "0.5", "12", "0.75"]
+
+
 def test_barriers_and_undefined_ones(study, built):
     page = summary(study, built, [])
     rows = rows_of(page, "above chord")

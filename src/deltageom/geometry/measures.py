@@ -19,8 +19,9 @@ Pair = tuple[str, str]
 Indices = NDArray[np.intp]
 
 ZERO = "zero delta"  # why a row has undefined values
-SMALL = 1e-4  # radians: nearer to 0 the arccos would lose digits
-NEARLY_PARALLEL = 0.999  # above this cosine sqrt(1 - cosine^2) would
+# Products of factors are exact to 6e-11 at least, see `stack`: nearer to a cosine of 1 these would lose digits,
+SMALL = 1e-2  # in radians the arccos, which would not be good to 1e-6 degrees,
+NEARLY_PARALLEL = 0.99  # and sqrt(1 - cosine^2), which would not be good to 1e-9
 
 
 def measure_module(

@@ -25,12 +25,14 @@ def cosine_sd(into: Side, d_out: int) -> Array:
     """
     products = into.products([c @ t for c, t in zip(into.coefficients, into.triangles, strict=True)])
     norms = np.sqrt(np.einsum("iiaa->i", products))
-    sds: Array = np.linalg.norm(products, axis=(2, 3)) / (norms[:, None] * norms * np.sqrt(d_out))
+    with np.errstate(invalid="ignore"):  # NaN for an A of zeros
+        sds: Array = np.linalg.norm(products, axis=(2, 3)) / (norms[:, None] * norms * np.sqrt(d_out))
     return sds
 
 
 def leading_right_vectors(into: Side, d_out: int, k: int, names: Sequence[str], module: str) -> Array:
-    """(n, DRAWS, r, k): coefficients in the bases of `into` of the k leading right singular vectors of B A_i.
+    """(n, DRAWS, r, k): coefficients in the bases of `into` of the k leading right singular vectors of B A_i, zero for
+    an A of zeros.
 
     B (d_out, r) enters through its triangle alone (Bartlett's decomposition): chi variables of d_out, d_out - 1, ...
     degrees of freedom on the diagonal, normal ones above. The draws depend on a run's name and the module, so that
@@ -41,7 +43,10 @@ def leading_right_vectors(into: Side, d_out: int, k: int, names: Sequence[str], 
     for i, name in enumerate(names):
         rng = np.random.default_rng([SEED, crc32(module.encode()), crc32(name.encode())])
         triangle = into.triangles[i]
-        product = _random_triangles(rng, d_out, triangle.shape[1]) @ (triangle / np.linalg.norm(triangle)).T
+        size = np.linalg.norm(triangle)
+        if size == 0:
+            continue
+        product = _random_triangles(rng, d_out, triangle.shape[1]) @ (triangle / size).T
         vectors = np.linalg.eigh(product.transpose(0, 2, 1) @ product)[1][:, :, ::-1][:, :, :k]
         found[i, :, : triangle.shape[0], : vectors.shape[2]] = into.coefficients[i] @ vectors
     return found

@@ -11,8 +11,8 @@ from deltageom.adapters import Dense, Factors
 from deltageom.geometry import factored
 from deltageom.geometry.factored import Array, ThinSvd
 
-# The basis that a Cholesky factor makes orthonormal is so to eps * cond^2: at most 2e-10 below this condition number.
-WELL_CONDITIONED = 1e3
+# The basis that a Cholesky factor makes orthonormal is so to eps * cond^2: at most 6e-11 below this condition number.
+WELL_CONDITIONED = 500.0
 
 
 class Stack(Protocol):
