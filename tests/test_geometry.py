@@ -11,6 +11,7 @@ from scipy.linalg import subspace_angles
 
 from deltageom.adapters import Dense, Factors
 from deltageom.errors import UserError
+from deltageom.geometry import random_factors
 from deltageom.geometry import stack as stacks
 from deltageom.geometry.factored import principal_angles, thin_svd
 from deltageom.geometry.measures import measure_module
@@ -156,6 +157,20 @@ def test_a_known_angle_keeps_its_digits(degrees):
     angles = principal_angles(eye[:, :2], turned)
     assert angles[0] == pytest.approx(0, abs=1e-14)
     assert angles[1] == pytest.approx(degrees, rel=1e-9, abs=1e-13)
+
+
+@pytest.mark.parametrize("sign", [1, -1])
+@pytest.mark.parametrize("epsilon", [1e-6, 1e-3, 0.1, 0.19, 0.21, 1.0])
+def test_the_orthogonal_fraction_is_exact_for_factors_and_dense_deltas(epsilon, sign):
+    rng, eye = np.random.default_rng(22), np.eye(8)
+    b = Factors(eye[:, :3] * [1, 1, epsilon], eye[:3], sign)
+    g = rng.normal(size=(2, 2)) + 2 * np.eye(2)
+    a = Factors(eye[:, :2] @ g, np.linalg.solve(g, eye[:2]), 1.0)
+    expected = epsilon / np.hypot(epsilon, 2**0.5)
+    for first, second in ((a, b), (Dense(dense(a)), b), (Dense(dense(a)), Dense(dense(b)))):
+        row = pair(first, second, 2)
+        assert row["orthogonal_fraction"] == pytest.approx(expected, rel=1e-9)
+        assert row["cosine"] == pytest.approx(sign * 2**0.5 / np.hypot(epsilon, 2**0.5), rel=1e-12)
 
 
 @pytest.mark.parametrize("epsilon", [1e-11, 1e-8, 1e-4, 0.1, 1.0, 10.0])
@@ -306,6 +321,7 @@ def test_pythagoras(seed, kind_a, kind_b, mix):
         assert (angles <= 90).all()
 
 
+@pytest.mark.filterwarnings("error")
 @laws
 @given(seeds, kinds)
 def test_a_delta_has_no_angle_with_itself(seed, kind):
@@ -447,7 +463,7 @@ def simulated(a, b, d_out, draws, k):
 @pytest.mark.parametrize("shape", ["shared", "related", "graded", "unrelated", "few rows"])
 def test_chance_with_the_run_s_own_a_is_that_of_random_b(shape):
     rng = np.random.default_rng(20)
-    d_out, k = (3, 2) if shape == "few rows" else (40, 2)
+    d_out, k = (3, 2) if shape == "few rows" else (40, 3)
     a = rng.normal(size=(RANK, D_IN))
     b = {
         "shared": a,
@@ -474,6 +490,23 @@ def test_chance_with_the_run_s_own_a_is_that_of_random_b(shape):
         assert drawn[key].size == 400
         assert drawn[key].mean() == pytest.approx(values.mean(), abs=3.5 * error), key
         assert drawn[key].std() == pytest.approx(values.std(), rel=0.25), key
+
+
+@pytest.mark.parametrize(("d_out", "rank"), [(40, 6), (7, 6), (3, 5)])
+def test_random_triangles_are_those_of_gaussian_matrices(d_out, rank):
+    """R^T R is G^T G: of mean d_out on the diagonal and 0 beside it; R_ii^2 has d_out - i degrees of freedom."""
+    rng, n = np.random.default_rng(23), 8000
+    drawn = np.concatenate(
+        [random_factors._random_triangles(rng, d_out, rank) for _ in range(n // random_factors.DRAWS)]
+    )
+    assert drawn.shape == (n, min(d_out, rank), rank)
+    assert not np.tril(drawn, -1).any()
+    product = drawn.swapaxes(1, 2) @ drawn
+    np.testing.assert_allclose(product.mean(0), d_out * np.eye(rank), atol=5 * np.sqrt(2 * d_out / n))
+    freedom = d_out - np.arange(min(d_out, rank))
+    squares = np.einsum("nii->ni", drawn[:, :, : min(d_out, rank)]) ** 2
+    np.testing.assert_allclose(squares.mean(0), freedom, atol=5 * np.sqrt(2 * d_out / n))
+    np.testing.assert_allclose(squares.var(0), 2 * freedom, rtol=0.25)
 
 
 def test_random_cosines_of_fresh_factors():

@@ -115,7 +115,7 @@ def cosine_heatmap(tables: Tables, _reference: str) -> Figure:
     square = tables["cosine_matrix"].set_index(MATRIX_KEY)
     names, n = [drawing.label(run) for run in square.index], len(square)
     cell = 0.56 if n <= 12 else 0.42
-    figure = drawing.blank(2.6 + cell * n, 1.6 + cell * n)
+    figure = drawing.blank(3.1 + cell * n, 1.6 + cell * n)
     ax = figure.subplots()
     digits = 3 if n <= 12 else 2
     values = square.to_numpy(float)

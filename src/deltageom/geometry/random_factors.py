@@ -55,7 +55,7 @@ def leading_right_vectors(into: Side, d_out: int, k: int, names: Sequence[str], 
 def _random_triangles(rng: np.random.Generator, d_out: int, rank: int) -> Array:
     """(DRAWS, min(d_out, rank), rank): R of the QR decomposition of DRAWS Gaussian matrices (d_out, rank)."""
     rows = min(d_out, rank)
-    triangles = np.triu(rng.standard_normal((DRAWS, rows, rank)), 1)
+    triangles = np.triu(rng.standard_normal((DRAWS, rows, rank)))
     diagonal = np.arange(rows)
     triangles[:, diagonal, diagonal] = np.sqrt(rng.chisquare(d_out - diagonal, (DRAWS, rows)))
     return triangles
