@@ -6,10 +6,14 @@ import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import pytest
 
 from deltageom.schema import Base, Prompt
+
+if TYPE_CHECKING:
+    from tests.comparing import Compare
 
 ROOT = Path(__file__).parent.parent
 BIN = Path(sys.executable).parent
@@ -100,6 +104,25 @@ Run = Callable[..., subprocess.CompletedProcess[str]]
 def project(tmp_path: Path) -> Path:
     """The project's own files in a folder of their own, to be edited and run."""
     return copy_project(tmp_path / "project")
+
+
+@pytest.fixture
+def compare(capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> "Compare":
+    """`deltageom compare` with these arguments."""
+    from tests.comparing import in_process
+
+    for library in ("OMP", "OPENBLAS", "MKL"):
+        monkeypatch.setenv(f"{library}_NUM_THREADS", "1")
+    return in_process(capfd)
+
+
+@pytest.fixture(scope="module")
+def runs(tiny_model: Path, tiny_adapters: dict[str, Path], tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
+    """Two adapters and a checkpoint, by name."""
+    from tests import tiny_checkpoints
+
+    whole = tiny_checkpoints.perturbed(tiny_model, tmp_path_factory.mktemp("checkpoint") / "whole", seed=1)
+    return {**tiny_adapters, "whole": whole}
 
 
 def copy_project(folder: Path) -> Path:
