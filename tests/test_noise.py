@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from deltageom.geometry.noise import Identity, noise_pairs, seed_columns, why_none
+from deltageom.geometry.noise import Identity, noise_pairs, seed_columns
 
 RUNS = {
     "dpo": Identity("dpo", "42", "A"),
@@ -57,22 +57,6 @@ def test_the_definition(identities):
             if seeds and theirs and share and (x, y) != (a, b):
                 expected.append((x, y))
         assert found[a, b] == expected
-        assert (why_none(runs, (a, b)) is None) == bool(expected)
-
-
-def test_why_there_is_none():
-    assert why_none(RUNS, ("dpo", "sft")) is None
-    assert why_none({"a": RUNS["rft"], "b": RUNS["sft"]}, ("a", "b")) == (
-        "no two other runs with the settings of a or of b differ only in seeds"
-    )
-    unlike = {name: RUNS[name] for name in ("rft", "sft", "sft-2")}
-    assert why_none(unlike, ("rft", "sft")) == (
-        "rft and sft share their initial A, but runs that differ only in seeds (sft and sft-2) do not"
-    )
-    alike = {name: RUNS[name] for name in ("sft", "sft-1")} | {"rft": Identity("rft", "3", "C")}
-    assert why_none(alike, ("rft", "sft")) == (
-        "rft and sft do not share their initial A, but runs that differ only in seeds (sft and sft-1) do"
-    )
 
 
 PAIRS = [("a", "b"), ("a", "c"), ("b", "c"), ("b", "d"), ("c", "d")]

@@ -40,23 +40,6 @@ def noise_pairs(identities: Mapping[str, Identity]) -> dict[Pair, list[Pair]]:
     return found
 
 
-def why_none(identities: Mapping[str, Identity], pair: Pair) -> str | None:
-    """Why `noise_pairs` has nothing for this pair, in words; None where it has something."""
-    a, b = pair
-    settings = {identities[a].settings, identities[b].settings}
-    runs = sorted(name for name, identity in identities.items() if identity.settings in settings)
-    others = [other for other in combinations(runs, 2) if other != pair and _only_seeds(identities, other)]
-    if not others:
-        return f"no two other runs with the settings of {a} or of {b} differ only in seeds"
-    share = _share_init(identities, pair)
-    if any(_share_init(identities, other) == share for other in others):
-        return None
-    x, y = others[0]
-    if share:
-        return f"{a} and {b} share their initial A, but runs that differ only in seeds ({x} and {y}) do not"
-    return f"{a} and {b} do not share their initial A, but runs that differ only in seeds ({x} and {y}) do"
-
-
 def _only_seeds(identities: Mapping[str, Identity], pair: Pair) -> bool:
     x, y = (identities[name] for name in pair)
     return x.settings == y.settings and x != y  # equal ones are one run under two names

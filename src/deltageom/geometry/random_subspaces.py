@@ -77,14 +77,6 @@ def median_angles(modules: tuple[tuple[int, int, int], ...], draws: int = DRAWS,
     return found
 
 
-def first_vector(d: int, draws: int = DRAWS, seed: int = SEED) -> Array:
-    """(draws,) |<u, u'>| of independent uniform unit vectors of R^d: the squares are Beta(1/2, (d - 1)/2)."""
-    if d == 1:
-        return np.ones(draws)
-    found: Array = np.sqrt(np.random.default_rng([seed, d]).beta(0.5, (d - 1) / 2, draws))
-    return found
-
-
 def overlap_mean(d: int, k: int) -> float:
     """E of the overlap of two independent subspaces, exact."""
     return k / d
