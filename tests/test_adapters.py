@@ -13,7 +13,7 @@ from peft import LoraConfig, get_peft_model
 from safetensors.torch import load_file, save_file
 from transformers import Qwen3Config, Qwen3ForCausalLM
 
-from deltageom.adapters import Adapter, layer_of, open_run, read_factors
+from deltageom.adapters import Adapter, layer_of, open_run
 from deltageom.errors import UserError
 
 QUERY = "layers.2.self_attn.q_proj"
@@ -88,7 +88,7 @@ def test_the_delta_is_pefts_own(options, tmp_path):
         "layers.2.self_attn.v_proj",
         "layers.10.self_attn.v_proj",
     ):
-        factors = read_factors(tmp_path, name)
+        factors = open_run(tmp_path).read(name)
         expected = modules(name).get_delta_weight("default").detach().numpy()
         assert factors.b.dtype == factors.a.dtype == np.float64
         np.testing.assert_allclose(factors.scale * factors.b @ factors.a, expected, rtol=1e-5, atol=1e-6)
@@ -114,7 +114,7 @@ def test_every_float_type_is_read_exactly(adapter, dtype):
 
     change_tensors(adapter, convert)
     stored = load_file(adapter / "adapter_model.safetensors")
-    factors = read_factors(adapter, QUERY)
+    factors = open_run(adapter).read(QUERY)
     assert np.array_equal(factors.a, stored[f"{PREFIX}{QUERY}.lora_A.weight"].double().numpy())
     assert np.array_equal(factors.b, stored[f"{PREFIX}{QUERY}.lora_B.weight"].double().numpy())
 
@@ -125,23 +125,23 @@ def test_a_tensor_of_several_blocks_is_read_exactly_and_whole(adapter, dtype):
     name = f"{PREFIX}{QUERY}.lora_A.weight"
     large = torch.randn(4, 99_999).to(dtype)
     change_tensors(adapter, lambda tensors: tensors.update({name: large}))
-    assert np.array_equal(read_factors(adapter, QUERY).a, large.double().numpy())
+    assert np.array_equal(open_run(adapter).read(QUERY).a, large.double().numpy())
     large[-1, -1] = float("nan")
     change_tensors(adapter, lambda tensors: tensors.update({name: large}))
     with pytest.raises(UserError, match="holds NaN"):
-        read_factors(adapter, QUERY)
+        open_run(adapter).read(QUERY)
 
 
 def test_integers_are_refused(adapter):
     name = f"{PREFIX}{QUERY}.lora_A.weight"
     change_tensors(adapter, lambda tensors: tensors.update({name: tensors[name].to(torch.int32)}))
     with pytest.raises(UserError, match=r"layers\.2\.self_attn\.q_proj\.lora_A\.weight is I32"):
-        read_factors(adapter, QUERY)
+        open_run(adapter).read(QUERY)
 
 
 def test_a_missing_module_is_named_with_those_that_are_there(saved):
     with pytest.raises(UserError, match=r"'layers\.2\.mlp'; there are layers\.0\.self_attn\.q_proj, .*22 in all"):
-        read_factors(saved, "layers.2.mlp")
+        open_run(saved).read("layers.2.mlp")
 
 
 @pytest.mark.parametrize("value", [float("nan"), float("inf"), float("-inf")])
@@ -152,8 +152,8 @@ def test_values_that_are_not_finite_name_the_tensor(adapter, value, factor):
 
     change_tensors(adapter, spoil)
     with pytest.raises(UserError, match=rf"layers\.2\.self_attn\.q_proj\.{factor}\.weight holds NaN or inf"):
-        read_factors(adapter, QUERY)
-    read_factors(adapter, "layers.3.self_attn.q_proj")  # only what is asked for is read
+        open_run(adapter).read(QUERY)
+    open_run(adapter).read("layers.3.self_attn.q_proj")  # only what is asked for is read
 
 
 @pytest.mark.parametrize("keep", [0, 4, 200, -1])
@@ -223,17 +223,17 @@ def test_pickled_weights_are_named_with_the_way_out(adapter, config, weights):
 def test_configurations_whose_update_is_not_scale_b_a_are_refused(adapter, change, what):
     change_config(adapter, **change)
     with pytest.raises(UserError, match=what):
-        read_factors(adapter, QUERY)
+        open_run(adapter).read(QUERY)
 
 
 def test_factors_that_do_not_fit(adapter):
     name_a, name_b = f"{PREFIX}{QUERY}.lora_A.weight", f"{PREFIX}{QUERY}.lora_B.weight"
     change_tensors(adapter, lambda tensors: tensors.update({name_a: torch.zeros(3, 16)}))
     with pytest.raises(UserError, match=r"lora_B\.weight \(24, 4\) times .*lora_A\.weight \(3, 16\)"):
-        read_factors(adapter, QUERY)
+        open_run(adapter).read(QUERY)
     change_tensors(adapter, lambda tensors: tensors.pop(name_b))
     with pytest.raises(UserError, match=r"layers\.2\.self_attn\.q_proj has only lora_A"):
-        read_factors(adapter, QUERY)
+        open_run(adapter).read(QUERY)
 
 
 def test_weights_beside_the_factors_are_refused(adapter):
@@ -302,7 +302,7 @@ def test_large_values_are_no_infinite_ones(adapter):
     name = f"{PREFIX}{QUERY}.lora_A.weight"
     large = torch.full((4, 16), 1.7e308, dtype=torch.float64)  # their sum is none of float64
     change_tensors(adapter, lambda tensors: tensors.update({name: large}))
-    assert (read_factors(adapter, QUERY).a == 1.7e308).all()
+    assert (open_run(adapter).read(QUERY).a == 1.7e308).all()
 
 
 @pytest.mark.parametrize("values", [[float("inf"), float("-inf")], [float("nan"), 1.0]])
@@ -310,12 +310,12 @@ def test_infinite_values_of_both_signs_do_not_cancel(adapter, values):
     name = f"{PREFIX}{QUERY}.lora_A.weight"
     change_tensors(adapter, lambda tensors: tensors.update({name: torch.tensor(values).repeat(4, 8)}))
     with pytest.raises(UserError, match="holds NaN or infinite"):
-        read_factors(adapter, QUERY)
+        open_run(adapter).read(QUERY)
 
 
 def test_headers_are_read_once_and_the_tensors_from_the_file_that_was_opened(adapter):
     run = open_run(adapter)
-    expected = read_factors(adapter, QUERY).b
+    expected = open_run(adapter).read(QUERY).b
     for path in list(adapter.iterdir()):
         path.unlink()
     assert np.array_equal(run.read(QUERY).b, expected)
@@ -337,7 +337,7 @@ def test_a_header_whose_offsets_do_not_fit_the_shape_is_named(adapter):
     path = adapter / "adapter_model.safetensors"
     path.write_bytes(path.read_bytes().replace(b'"shape":[4,16]', b'"shape":[4,99]'))
     with pytest.raises(UserError, match="not a safetensors file"):
-        read_factors(adapter, QUERY)
+        open_run(adapter).read(QUERY)
 
 
 def test_a_file_is_closed_with_its_run(saved):

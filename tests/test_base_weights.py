@@ -40,8 +40,7 @@ def made(monkeypatch: pytest.MonkeyPatch) -> list[int]:
 
 
 def spectrum(folder: Path, spectra: Path, rank: int = 4, module: str = MODULE) -> base.BaseSpectrum:
-    weights = BaseWeights(folder, spectra, rank)
-    return weights.spectrum(module, weights.read(module))
+    return BaseWeights(folder, spectra, rank).module(module).spectrum()
 
 
 def check(found: base.BaseSpectrum, weight: Array) -> None:
@@ -55,13 +54,13 @@ def test_a_weight_is_read_as_it_is_stored(tiny_model: Path, tmp_path: Path) -> N
     weights = BaseWeights(tiny_model, tmp_path, 4)
     for module in (MODULE, OTHER):
         stored = load_file(tiny_model / "model.safetensors")[f"model.{module}.weight"]
-        assert np.array_equal(weights.read(module), stored.astype(float))
+        assert np.array_equal(weights.module(module).weight, stored.astype(float))
 
 
 def test_a_spectrum_is_found_once_and_kept_to_the_last_bit(copied: Path, tmp_path: Path, made: list[int]) -> None:
     spectra = tmp_path / "deep" / "spectra"
     first = spectrum(copied, spectra)
-    check(first, BaseWeights(copied, spectra, 4).read(MODULE))
+    check(first, BaseWeights(copied, spectra, 4).module(MODULE).weight)
     path = spectra / f"{MODULE}.safetensors"
     assert list(spectra.iterdir()) == [path]
     written = path.stat().st_mtime_ns
@@ -75,10 +74,9 @@ def test_a_spectrum_is_found_once_and_kept_to_the_last_bit(copied: Path, tmp_pat
     assert again.exact is True
 
 
-def test_a_spectrum_that_is_not_exact_is_kept_as_such(copied: Path, tmp_path: Path) -> None:
-    weights = BaseWeights(copied, tmp_path, 3)
-    wide = np.random.default_rng(0).standard_normal((600, 520))
-    kept = [weights.spectrum(MODULE, wide) for _ in range(2)]
+def test_a_spectrum_that_is_not_exact_is_kept_as_such(tmp_path: Path) -> None:
+    wide = base.BaseModule(np.random.default_rng(0).standard_normal((600, 520)), tmp_path / "wide.safetensors", 3)
+    kept = [wide.spectrum() for _ in range(2)]
     assert [one.exact for one in kept] == [False, False]
     assert kept[0].residual == kept[1].residual > 0
     assert kept[1].u.shape == (600, 3)
@@ -103,7 +101,7 @@ def test_another_weight_or_rank_makes_it_anew(copied: Path, tmp_path: Path, made
     spectrum(copied, spectra)
     assert len(made) == 1  # another module's weight is not its own
     other_weight(copied, MODULE, nudged)
-    check(spectrum(copied, spectra), BaseWeights(copied, spectra, 4).read(MODULE))
+    check(spectrum(copied, spectra), BaseWeights(copied, spectra, 4).module(MODULE).weight)
     assert len(made) == 2  # one unit in the last place of one number
     other_weight(copied, MODULE, lambda weight: 2 * weight)
     doubled = spectrum(copied, spectra)
@@ -114,11 +112,14 @@ def test_another_weight_or_rank_makes_it_anew(copied: Path, tmp_path: Path, made
 
 
 def test_the_digest_tells_weights_and_ranks_apart(copied: Path, tmp_path: Path) -> None:
-    found = {BaseWeights(copied, tmp_path, 4).identity(MODULE), BaseWeights(copied, tmp_path, 5).identity(MODULE)}
-    assert BaseWeights(copied, tmp_path / "elsewhere", 4).identity(MODULE) in found
-    found.add(BaseWeights(copied, tmp_path, 4).identity(OTHER))
+    found = {
+        BaseWeights(copied, tmp_path, 4).module(MODULE).identity,
+        BaseWeights(copied, tmp_path, 5).module(MODULE).identity,
+    }
+    assert BaseWeights(copied, tmp_path / "elsewhere", 4).module(MODULE).identity in found
+    found.add(BaseWeights(copied, tmp_path, 4).module(OTHER).identity)
     other_weight(copied, MODULE, nudged)
-    found.add(BaseWeights(copied, tmp_path, 4).identity(MODULE))
+    found.add(BaseWeights(copied, tmp_path, 4).module(MODULE).identity)
     assert len(found) == 4
 
 
@@ -159,7 +160,7 @@ def test_a_damaged_file_is_made_anew(copied: Path, tmp_path: Path, made: list[in
     spectra = tmp_path / "spectra"
     spectrum(copied, spectra)
     DAMAGE[kind](spectra / f"{MODULE}.safetensors")
-    check(spectrum(copied, spectra), BaseWeights(copied, spectra, 4).read(MODULE))
+    check(spectrum(copied, spectra), BaseWeights(copied, spectra, 4).module(MODULE).weight)
     spectrum(copied, spectra)
     assert made == [4, 4]
 
@@ -168,12 +169,12 @@ def test_a_module_that_is_not_there_or_twice(copied: Path, tmp_path: Path) -> No
     weights = BaseWeights(copied, tmp_path, 4)
     for module in ("layers.2.self_attn.v_proj", "v_proj.weight", "ayers.0.self_attn.v_proj"):
         with pytest.raises(UserError, match=rf"base: one tensor must be named \.\.\.{module}\.weight, but none is"):
-            weights.read(module)
+            weights.module(module)
     tensors = load_file(copied / "model.safetensors")
     name = f"model.{MODULE}.weight"
     write(copied, tensors | {f"draft.{MODULE}.weight": tensors[name]})
     with pytest.raises(UserError, match="but 2 are: "):
-        BaseWeights(copied, tmp_path, 4).read(MODULE)
+        BaseWeights(copied, tmp_path, 4).module(MODULE)
     with pytest.raises(UserError, match="no model's folder"):
         BaseWeights(tmp_path / "gone", tmp_path, 4)
 
@@ -193,4 +194,4 @@ def test_a_base_in_shards_is_read_as_one_file_is(copied: Path, tmp_path: Path, m
         whole = spectrum(copied, tmp_path / "spectra", module=module)
         assert np.array_equal(spectrum(shards, tmp_path / "spectra", module=module).u, whole.u)
     assert made == [4, 4]  # the same weights, so the same files
-    check(spectrum(shards, tmp_path / "others"), BaseWeights(shards, tmp_path, 4).read(MODULE))
+    check(spectrum(shards, tmp_path / "others"), BaseWeights(shards, tmp_path, 4).module(MODULE).weight)

@@ -9,7 +9,7 @@ from safetensors.numpy import load_file
 from safetensors.torch import save_file
 from transformers import AutoModelForCausalLM, GPT2Config, GPT2LMHeadModel
 
-from deltageom.adapters import Dense, is_checkpoint, open_run, read_factors
+from deltageom.adapters import Dense, is_checkpoint, open_run
 from deltageom.errors import UserError
 from tests import tiny_checkpoints
 
@@ -47,7 +47,7 @@ def test_a_checkpoints_delta_is_the_exact_difference(tmp_path, shape, dtype):
     name = f"model.{QUERY}.weight"
     start, end = torch.randn(shape).to(dtype), torch.randn(shape).to(dtype)
     base, run = write_model(tmp_path / "base", {name: start}), write_model(tmp_path / "run", {name: end})
-    delta = read_factors(run, QUERY, base)
+    delta = open_run(run, base).read(QUERY)
     assert isinstance(delta, Dense)
     assert delta.weight.dtype == np.float64
     assert np.array_equal(delta.weight, (end.double() - start.double()).numpy())
@@ -58,7 +58,7 @@ def test_shards_of_a_run_and_of_its_base_are_incomplete_without_one_another(tmp_
     shards = {"early": {"model.embed_tokens.weight": torch.ones(2, 2)}, "late": {name: torch.full((3, 3), 2.0)}}
     base = write_shards(tmp_path / "base", **shards)
     run = write_model(tmp_path / "run", {name: torch.full((3, 3), 5.0)})
-    assert np.array_equal(read_factors(run, QUERY, base).weight, np.full((3, 3), 3.0))
+    assert np.array_equal(open_run(run, base).read(QUERY).weight, np.full((3, 3), 3.0))
     assert np.array_equal(open_run(with_config(base), run).read(QUERY).weight, np.full((3, 3), -3.0))
     save_file({"other": torch.ones(1)}, base / "late.safetensors")
     for one, other in ((run, base), (base, run)):
@@ -229,19 +229,19 @@ def test_the_base_counts_as_its_training_in_the_runs_dtype_began(tmp_path, dtype
     for stored in (torch.float64, torch.float32, torch.bfloat16):
         base = write_model(tmp_path / "base", {name: start.to(stored)})
         run = write_model(tmp_path / "run", {name: start.to(stored).to(dtype)})
-        assert not read_factors(run, QUERY, base).weight.any(), stored
+        assert not open_run(run, base).read(QUERY).weight.any(), stored
 
 
 def test_a_module_is_found_behind_any_prefix_but_must_be_alone(tmp_path):
     base = write_model(tmp_path / "base", {f"model.language_model.{QUERY}.weight": torch.zeros(2, 2)})
     twelve = {f"model.1{QUERY}.weight": torch.ones(2, 2), f"model.1{QUERY[:6]}1{QUERY[6:]}.weight": torch.ones(2, 2)}
     run = write_model(tmp_path / "run", {f"{QUERY}.weight": torch.ones(2, 2), **twelve})
-    assert read_factors(run, QUERY, base).weight.sum() == 4
+    assert open_run(run, base).read(QUERY).weight.sum() == 4
     with pytest.raises(UserError, match=r"run: one tensor must be named \.\.\.layers\.7\.mlp\.weight, but none is"):
-        read_factors(run, "layers.7.mlp", base)
+        open_run(run, base).read("layers.7.mlp")
     write_model(tmp_path / "base", {f"text.{QUERY}.weight": torch.ones(2, 2), f"vision.{QUERY}.weight": torch.ones(2)})
     with pytest.raises(UserError, match=r"base: one tensor .* but 2 are: text\.layers.*, vision\.layers"):
-        read_factors(run, QUERY, base)
+        open_run(run, base).read(QUERY)
 
 
 def test_what_is_no_checkpoint_of_the_base_is_named(tmp_path, tiny_adapters):
@@ -249,21 +249,21 @@ def test_what_is_no_checkpoint_of_the_base_is_named(tmp_path, tiny_adapters):
     run = write_model(tmp_path / "run", {name: torch.zeros(3, 2)})
     base = write_model(tmp_path / "base", {name: torch.zeros(3, 3)})
     with pytest.raises(UserError, match=r"is \(3, 2\), but \(3, 3\) in .*base"):
-        read_factors(run, QUERY, base)
+        open_run(run, base).read(QUERY)
     with pytest.raises(UserError, match=r"give the base's folder \(--base\)"):
-        read_factors(run, QUERY)
+        open_run(run).read(QUERY)
     with pytest.raises(UserError, match="no model's folder"):
-        read_factors(run, QUERY, tiny_adapters["first"])
+        open_run(run, tiny_adapters["first"]).read(QUERY)
     write_model(tmp_path / "run", {name: torch.full((3, 3), float("nan"))})
     with pytest.raises(UserError, match=r"q_proj\.weight holds NaN"):
-        read_factors(run, QUERY, base)
+        open_run(run, base).read(QUERY)
     write_model(tmp_path / "run", {name: torch.zeros(3)})
     write_model(tmp_path / "base", {name: torch.zeros(3)})
     with pytest.raises(UserError, match="linear layers"):
-        read_factors(run, QUERY, base)
+        open_run(run, base).read(QUERY)
     (run / "config.json").unlink()
     with pytest.raises(UserError, match=r"neither adapter_config\.json .* nor config\.json and model\.safetensors"):
-        read_factors(run, QUERY, base)
+        open_run(run, base).read(QUERY)
 
 
 def test_the_two_kinds_of_runs_are_told_apart(tmp_path, tiny_adapters):

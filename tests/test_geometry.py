@@ -11,7 +11,7 @@ from scipy.linalg import subspace_angles
 
 from deltageom.adapters import Dense, Factors
 from deltageom.errors import UserError
-from deltageom.geometry import random_factors
+from deltageom.geometry import random_factors, random_subspaces
 from deltageom.geometry import stack as stacks
 from deltageom.geometry.factored import principal_angles, thin_svd
 from deltageom.geometry.measures import measure_module
@@ -348,7 +348,7 @@ def test_the_svd_multiplies_out_to_the_delta():
     svd = thin_svd(factors)
     np.testing.assert_allclose((svd.u * svd.sigma) @ svd.v.T, dense(factors), atol=1e-13)
     for side in (svd.u, svd.v):
-        np.testing.assert_allclose(side.T @ side, np.eye(svd.rank), atol=1e-13)
+        np.testing.assert_allclose(side.T @ side, np.eye(svd.sigma.size), atol=1e-13)
 
 
 def test_every_k_asked_for():
@@ -497,7 +497,10 @@ def test_random_triangles_are_those_of_gaussian_matrices(d_out, rank):
     """R^T R is G^T G: of mean d_out on the diagonal and 0 beside it; R_ii^2 has d_out - i degrees of freedom."""
     rng, n = np.random.default_rng(23), 8000
     drawn = np.concatenate(
-        [random_factors._random_triangles(rng, d_out, rank) for _ in range(n // random_factors.DRAWS)]
+        [
+            random_subspaces.wishart_root(rng, d_out, rank, random_factors.DRAWS)
+            for _ in range(n // random_factors.DRAWS)
+        ]
     )
     assert drawn.shape == (n, min(d_out, rank), rank)
     assert not np.tril(drawn, -1).any()

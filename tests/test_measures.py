@@ -32,7 +32,7 @@ def dense_model(folder: Path, weighted: list[tuple[float, Path]]) -> PreTrainedM
     model = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float64)
     for weight, adapter in weighted:
         for module in adapters.open_run(adapter).modules:
-            factors = adapters.read_factors(adapter, module)
+            factors = adapters.open_run(adapter).read(module)
             delta = weight * factors.scale * factors.b @ factors.a
             model.get_submodule(f"model.{module}").weight.data += torch.from_numpy(delta)
     return model
@@ -243,7 +243,7 @@ def test_geometry_files_hold_every_run_and_pair(tiny_adapters: dict[str, Path], 
     (pair,) = found["pairs"]
     one, two = (
         factors.scale * factors.b @ factors.a
-        for factors in (adapters.read_factors(folder, module) for folder in tiny_adapters.values())
+        for factors in (adapters.open_run(folder).read(module) for folder in tiny_adapters.values())
     )
     cosine = (one * two).sum() / np.linalg.norm(one) / np.linalg.norm(two)
     assert pair["cosine"] == pytest.approx(cosine, abs=1e-12)
@@ -261,7 +261,7 @@ def test_geometry_of_checkpoints_and_adapters_equals_dense_algebra(
     dense = {}
     for name, folder in runs.items():
         if name in tiny_adapters:
-            factors = adapters.read_factors(folder, module)
+            factors = adapters.open_run(folder).read(module)
             dense[name] = factors.scale * factors.b @ factors.a
         else:
             dense[name] = load_file(folder / "model.safetensors")[f"model.{module}.weight"] - start

@@ -36,7 +36,7 @@ def test_an_adapter_stays_beside_the_bases_own_weights(
     layer = model.base_model.model.model.layers[1].self_attn.q_proj
     start = load_file(tiny_model / "model.safetensors")["model.layers.1.self_attn.q_proj.weight"]
     assert torch.equal(layer.base_layer.weight, start)
-    factors = adapters.read_factors(tiny_adapters["first"], "layers.1.self_attn.q_proj")
+    factors = adapters.open_run(tiny_adapters["first"]).read("layers.1.self_attn.q_proj")
     assert torch.equal(layer.lora_B["default"].weight.double(), torch.from_numpy(factors.b))
 
 

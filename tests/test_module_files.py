@@ -215,16 +215,16 @@ def test_another_base_measures_everything(runs: Runs, file: Path, tiny_model: Pa
     update(file, runs)
     for rank in (4, 5):
         save_file(tensors, folder / "model.safetensors")
-        is_measured_afresh(file, runs, base=BaseWeights(folder, spectra, rank))
+        is_measured_afresh(file, runs, base=BaseWeights(folder, spectra, rank).module(MODULE))
     before = doctor(file)
     tensors[f"model.{MODULE.replace('q_proj', 'o_proj')}.weight"] *= 2
     save_file(tensors, folder / "model.safetensors")
-    assert update(file, runs, base=BaseWeights(folder, spectra, 5)) == (0, 3)  # another module's
+    assert update(file, runs, base=BaseWeights(folder, spectra, 5).module(MODULE)) == (0, 3)  # another module's
     assert rows(file) == before
     energy = [row["base"]["input_energy"][0]["value"] for row in read(file)["runs"]]
     tensors[f"model.{MODULE}.weight"] = tensors[f"model.{MODULE}.weight"][:, ::-1].copy()
     save_file(tensors, folder / "model.safetensors")
-    is_measured_afresh(file, runs, base=BaseWeights(folder, spectra, 5))
+    is_measured_afresh(file, runs, base=BaseWeights(folder, spectra, 5).module(MODULE))
     assert [row["base"]["input_energy"][0]["value"] for row in read(file)["runs"]] != energy
     is_measured_afresh(file, runs)
     assert not any("base" in row for row in read(file)["runs"])
@@ -233,7 +233,7 @@ def test_another_base_measures_everything(runs: Runs, file: Path, tiny_model: Pa
 def test_a_run_that_joins_is_held_against_the_base_alone(
     runs: Runs, file: Path, tiny_model: Path, tmp_path: Path
 ) -> None:
-    base = BaseWeights(tiny_model, tmp_path / "spectra", 4)
+    base = BaseWeights(tiny_model, tmp_path / "spectra", 4).module(MODULE)
     update(file, runs, "first", "second", base=base)
     before = doctor(file)
     assert update(file, runs, base=base) == (2, 1)

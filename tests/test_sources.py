@@ -29,6 +29,9 @@ def write_adapter(folder: Path, modules: list[str], base: str | None = "Qwen/Qwe
     return str(folder)
 
 
+NOT_USED = "--base is not used: no run is a checkpoint, and --against-base is not given"
+
+
 def open_all(named: dict[str, str], base: str | None = None, **flags: bool) -> sources.Sources:
     return sources.open_all(named, base, **({"intersect": False, "any_base": False} | flags))
 
@@ -186,7 +189,7 @@ def test_a_base_is_fetched_only_where_it_is_read(
     monkeypatch.setattr("huggingface_hub.snapshot_download", snapshot_download)
     found = open_all({"a": "some/run", "b": str(tiny_adapters["second"])}, "some/base@v1")
     assert found.deltas["a"].folder == tiny_adapters["first"]
-    assert (found.base, found.notes) == (None, [])
+    assert (found.base, found.notes) == (None, [NOT_USED])
     assert asked == [("some/run", None)]
     asked.clear()
     assert open_all({"a": str(base), "b": str(base)}, "some/base@v1").base == base

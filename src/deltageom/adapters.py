@@ -43,6 +43,14 @@ class Factors:
     a: NDArray[np.float64]
     scale: float
 
+    @property
+    def shape(self) -> tuple[int, int]:
+        return self.b.shape[0], self.a.shape[1]
+
+    def dense(self) -> NDArray[np.float64]:
+        """(d_out, d_in)."""
+        return self.scale * (self.b @ self.a)
+
 
 class Delta(Protocol):
     """A run's delta, opened once: its headers and configurations are parsed, its tensors read when asked for.
@@ -113,11 +121,6 @@ def open_run(folder: Path, base: Path | None = None) -> Delta:
             f"{folder}: a checkpoint's delta is its difference to the base: give the base's folder (--base)"
         )
     return Checkpoint(folder, base)
-
-
-def read_factors(folder: Path, module: str, base: Path | None = None) -> Factors | Dense:
-    """The delta of one module alone: see open_run."""
-    return open_run(folder, base).read(module)
 
 
 def is_checkpoint(folder: Path) -> bool:

@@ -1,7 +1,6 @@
 """The delta of a checkpoint, a whole model of which each weight was trained: dW = W - W_base. Needs no torch."""
 
 import json
-from collections import defaultdict
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -24,6 +23,13 @@ class Dense:
 
     weight: NDArray[np.float64]
 
+    @property
+    def shape(self) -> tuple[int, int]:
+        return self.weight.shape[0], self.weight.shape[1]
+
+    def dense(self) -> NDArray[np.float64]:
+        return self.weight
+
 
 class Checkpoint:
     """A checkpoint and its base, each in one safetensors file or in many; the headers are parsed once.
@@ -39,7 +45,6 @@ class Checkpoint:
     def __init__(self, folder: Path, base: Path) -> None:
         self.folder = folder
         self._run, self._base = ModelTensors(folder), ModelTensors(base)
-        self._endings = {tensors: _endings(tensors.names) for tensors in (self._run, self._base)}
         self._transposed = is_transposed(folder)
         self._pairs: dict[str, tuple[str, str]] = {}  # a module's tensor in the run and in the base
         for name in self._run.names:
@@ -78,24 +83,13 @@ class Checkpoint:
 
     def _pair(self, module: str) -> tuple[str, str]:
         """The tensors of a module that is not among those that were found."""
-        name = self._only(self._run, module)
-        return name, self._in_base(name, module) or self._only(self._base, module)
+        name = self._run.weight_name(module)
+        return name, self._in_base(name, module) or self._base.weight_name(module)
 
     def _in_base(self, name: str, module: str) -> str | None:
         if name in self._base:
             return name
-        # the hub's GPT-2 lacks the prefix that a model of it is saved with
-        endings = self._endings[self._base]
-        ending = next((end for end in (module, module.removeprefix("transformer.")) if end in endings), None)
-        return self._only(self._base, ending) if ending else None
-
-    def _only(self, tensors: ModelTensors, module: str) -> str:
-        # `model.` stands before it in most models, `model.language_model.` in some
-        names = self._endings[tensors].get(module, [])
-        if len(names) != 1:
-            found = f"{len(names)} are: {', '.join(names)}" if names else "none is"
-            raise UserError(f"{tensors.folder}: one tensor must be named ...{module}.weight, but {found}")
-        return names[0]
+        return self._base.weight_name(module) if self._base.has_weight(module) else None
 
     def _notes(self) -> list[str]:
         """One line for what one side lacks, for each matrix outside the layers, and for the rest."""
@@ -120,17 +114,6 @@ class Checkpoint:
 def is_transposed(folder: Path) -> bool:
     """Whether a model's layers hold their weights as (d_in, d_out)."""
     return _config(folder).get("model_type") in _TRANSPOSED
-
-
-def _endings(names: list[str]) -> dict[str, list[str]]:
-    """Each ending of a weight's name at a dot, `.weight` left off, and the tensors that have it."""
-    found = defaultdict(list)
-    for name in names:
-        if name.endswith(".weight"):
-            parts = name.split(".")[:-1]
-            for first in range(len(parts)):
-                found[".".join(parts[first:])].append(name)
-    return dict(found)
 
 
 def _bare(name: str) -> str:

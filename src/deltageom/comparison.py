@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from tqdm import tqdm
 
 from deltageom.errors import UserError
-from deltageom.geometry.aggregate import Columns, Level, numbers
+from deltageom.geometry.aggregate import COUNTS, Columns, Level, numbers
 from deltageom.geometry.noise import Identity, Pair, noise_pairs
 from deltageom.measures import geometry
 from deltageom.measures.base import BaseWeights
@@ -25,7 +25,6 @@ Noise = dict[Pair, list[Pair]]
 
 LEVELS: dict[str, Level] = {"per_module": "module", "per_layer": "layer"}
 FILES = (*LEVELS, "global", "spectrum")
-COUNTS = ("layer", "k", "n_modules", "n_defined", "seed_n")
 SPECTRUM = ("module", "layer", "run", "index", "singular_value")
 
 _inherited: Any  # by the forked processes: opened files, and records too large to send to each of them
@@ -58,7 +57,7 @@ def _forked(processes: int, inherited: Any) -> Iterator[ProcessPoolExecutor]:
 def _record(module: str) -> Row:
     sources, top_ks, base = _inherited
     deltas = {run: delta.read(module) for run, delta in sources.deltas.items()}
-    return geometry.record(module, deltas, top_ks, base)
+    return geometry.record(module, deltas, top_ks, base.module(module) if base else None)
 
 
 def seed_pairs(runs: Sequence[str], seed_groups: Sequence[Sequence[str]]) -> Noise:

@@ -28,10 +28,14 @@ class Numbers:
         }
         self._values = {name: column for name, column in columns.items() if isinstance(column, np.ndarray)}
         self.pairs = list(dict.fromkeys((a, b) for a, b, _, _ in self._rows if b is not None))
+        self._largest_k: dict[tuple[str, str | None], int] = {}
+        for a, b, _, k in self._rows:
+            if k is not None:
+                self._largest_k[a, b] = max(k, self._largest_k.get((a, b), 0))
 
     def largest_k(self, a: str, b: str | None) -> int | None:
         """Of the measures of a run, or of a pair, that have one."""
-        return max((k for x, y, _, k in self._rows if (x, y) == (a, b) and k is not None), default=None)
+        return self._largest_k.get((a, b))
 
     def get(self, a: str, b: str | None, measure: str, column: str = "value", k: int | None = None) -> float:
         i = self._rows.get((a, b, measure, k))

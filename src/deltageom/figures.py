@@ -21,7 +21,7 @@ from matplotlib.ticker import MaxNLocator
 from deltageom import drawing
 from deltageom.drawing import FAINT, GREY, STYLE
 from deltageom.frames import MATRIX_KEY
-from deltageom.geometry_tables import count_modules, of_measure, of_pairs
+from deltageom.geometry_tables import chance_mean, count_modules, of_measure, of_pairs
 from deltageom.palette import Look, looks
 from deltageom.records import whole_file
 from deltageom.tables import against
@@ -206,7 +206,7 @@ def principal_angles(tables: Tables, reference: str) -> Figure:
 def _chance_angles(tables: Tables, reference: str, measure: str) -> dict[str, float]:
     """What chance gives each run with the reference: with random B and the runs' own A, else random subspaces."""
     rows = against(of_measure(tables["geometry_global"], measure), reference, _order(tables))
-    return dict(zip(rows["run"], rows["chance_own_mean"].fillna(rows["chance_fresh_mean"]), strict=True))
+    return dict(zip(rows["run"], chance_mean(rows), strict=True))
 
 
 @_figure_of_study

@@ -5,6 +5,8 @@ from typing import Any
 
 import pandas as pd
 
+from deltageom.geometry.aggregate import COUNTS
+
 Record = Mapping[str, Any]
 
 MATRIX_KEY = "(run)"  # first column of cosine_matrix; no run can have this name
@@ -13,8 +15,8 @@ TEXT = frozenset(
     | {"metric", "measure", "adapter", "schedule", "reduction", "match_norm", "stopped"}
 )
 INTEGER = frozenset(
-    {"n", "correct", "truncated", "unboxed", "only_a", "only_b", "layer", "k", "k_min", "n_modules", "n_defined"}
-    | {"seed_n", "rank", "step", "steps", "report_step", "batch_size", "max_length", "seed", "init_seed"}
+    {"n", "correct", "truncated", "unboxed", "only_a", "only_b", *COUNTS}
+    | {"rank", "step", "steps", "report_step", "batch_size", "max_length", "seed", "init_seed"}
 )
 BOOLEAN = frozenset({"rslora"})
 

@@ -11,6 +11,7 @@ from deltageom.geometry.aggregate import Level, numbers
 from deltageom.geometry.noise import Identity, noise_pairs
 
 LEVELS: tuple[Level, ...] = ("module", "layer", "global")
+PLACES = ("module", "layer")
 SEEDS = ("seed", "pair_seed", "kl_seed")  # of a method's options and of training, besides init_seed
 
 
@@ -47,9 +48,12 @@ def of_pairs(table: pd.DataFrame) -> pd.DataFrame:
 
 def of_measure(table: pd.DataFrame, measure: str) -> pd.DataFrame:
     """The rows of one measure of pairs, of the largest k where it has several."""
-    rows = table[(table["measure"] == measure) & table["b"].notna()]
-    keys = [key for key in ("module", "layer", "a", "b") if key in rows]
-    return rows.sort_values("k", na_position="first", kind="stable").drop_duplicates(keys, keep="last")
+    return _of_largest_k(table[(table["measure"] == measure) & table["b"].notna()], ["a", "b"])
+
+
+def chance_mean(rows: pd.DataFrame) -> pd.Series:
+    """Of chance with each run's own A; where one has none, of random deltas."""
+    return rows["chance_own_mean"].fillna(rows["chance_fresh_mean"])
 
 
 def count_modules(tables: Mapping[str, pd.DataFrame]) -> int:
@@ -57,15 +61,19 @@ def count_modules(tables: Mapping[str, pd.DataFrame]) -> int:
 
 
 def _wide(rows: pd.DataFrame, names: list[str]) -> pd.DataFrame:
-    keys = [*(place for place in ("module", "layer") if place in rows), *names]
-    largest = rows.sort_values("k", na_position="first", kind="stable").drop_duplicates([*keys, "measure"], keep="last")
-    values = largest.set_index([*keys, "measure"])["value"].unstack("measure")
+    keys = [*(place for place in PLACES if place in rows), *names]
+    values = _of_largest_k(rows, names).set_index([*keys, "measure"])["value"].unstack("measure")
     others = [column for column in ("k", "n_modules", "n_defined", "reason") if column in rows]
     facts = rows.groupby(keys, sort=False)[others].agg(
         {column: "max" if column == "k" else "first" for column in others}
     )
     measures = list(dict.fromkeys(rows["measure"]))
     return facts[[]].join(values[measures]).join(facts).reset_index()
+
+
+def _of_largest_k(rows: pd.DataFrame, names: list[str]) -> pd.DataFrame:
+    keys = [key for key in (*PLACES, *names, "measure") if key in rows]
+    return rows.sort_values("k", na_position="first", kind="stable").drop_duplicates(keys, keep="last")
 
 
 def _text(values: Mapping[str, Any]) -> str:

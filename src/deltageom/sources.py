@@ -17,7 +17,7 @@ _NAMED = re.compile(r"(?P<name>[A-Za-z0-9._-]+)=(?P<path>.+)")
 @dataclass
 class Sources:
     """Runs' deltas by name, sorted; the modules that are compared, in natural order; notes, a line each, on what is
-    not. `base` is the folder of the checkpoints' base; None where all runs are adapters."""
+    not. `base` is the folder of the base's weights; None where none are needed."""
 
     deltas: dict[str, Delta]
     modules: list[str]
@@ -46,8 +46,11 @@ def named(arguments: Sequence[str]) -> dict[str, str]:
     return found | _default_names(paths, set(found))
 
 
-def open_all(named: Mapping[str, str], base: str | None, intersect: bool, any_base: bool) -> Sources:
-    """Opens the runs; `base` is a folder or a hub id, and is fetched only where a run is a checkpoint.
+def open_all(
+    named: Mapping[str, str], base: str | None, intersect: bool, any_base: bool, against_base: bool = False
+) -> Sources:
+    """Opens the runs; `base` is a folder or a hub id, and is fetched only where a run is a checkpoint, or for
+    `against_base`.
 
     `intersect`: compare the modules that all runs have, where they differ; `any_base`: compare adapters of
     different bases. Of a checkpoint beside adapters only their modules are compared. Raises UserError for a run
@@ -57,12 +60,13 @@ def open_all(named: Mapping[str, str], base: str | None, intersect: bool, any_ba
     checkpoints = [name for name, folder in folders.items() if is_checkpoint(folder)]
     if checkpoints and base is None:
         raise UserError(f"{checkpoints[0]} is a checkpoint, and its delta the difference to its base: give --base")
-    base_folder = hub.weights_folder(*hub.with_revision(base)) if checkpoints and base is not None else None
+    wanted = base if checkpoints or against_base else None
+    base_folder = None if wanted is None else hub.weights_folder(*hub.with_revision(wanted))
     deltas = {name: open_run(folder, base_folder) for name, folder in folders.items()}
     notes = [f"{name}: {note}" for name, delta in deltas.items() for note in delta.notes]
-    notes += _bases(deltas, any_base)
-    if base_folder is not None and base is not None:
-        notes += other_bases(deltas, base)
+    notes += _bases(deltas, wanted, any_base)
+    if base is not None and wanted is None:
+        notes.append("--base is not used: no run is a checkpoint, and --against-base is not given")
     modules = _common(deltas, intersect)
     for name, delta in deltas.items():
         if left := len(delta.modules) - len(modules):
@@ -97,8 +101,9 @@ def _joined(parts: list[str], depth: int) -> str:
     return re.sub(r"[^A-Za-z0-9._-]+", "-", "-".join(parts[-depth:])) or "run"
 
 
-def _bases(deltas: dict[str, Delta], any_base: bool) -> list[str]:
-    """Raises UserError if two adapters name different bases; notes on what is let pass."""
+def _bases(deltas: dict[str, Delta], base: str | None, any_base: bool) -> list[str]:
+    """Raises UserError if two adapters name different bases; notes on what is let pass, and where an adapter names
+    another base than `base`, which may be the same in another place."""
     notes = []
     bases = {name: delta.base_name.rstrip("/") for name, delta in deltas.items() if delta.base_name}
     different = [(a, b) for a, b in combinations(bases, 2) if bases[a] != bases[b]]
@@ -108,14 +113,10 @@ def _bases(deltas: dict[str, Delta], any_base: bool) -> list[str]:
         if not any_base:
             raise UserError(f"{what}: updates of different weights; --any-base compares them anyway")
         notes.append(f"{what}: updates of different weights")
+    if base is not None:
+        other = [name for name in bases if bases[name] != base.rstrip("/")]
+        notes += [f"{name} is an adapter of {bases[name]}; --base is {base}: not checked" for name in other[:1]]
     return notes
-
-
-def other_bases(deltas: dict[str, Delta], base: str) -> list[str]:
-    """A note where an adapter names another base than the one given, which may be the same in another place."""
-    named = {name: delta.base_name.rstrip("/") for name, delta in deltas.items() if delta.base_name}
-    other = [name for name in named if named[name] != base.rstrip("/")]
-    return [f"{name} is an adapter of {named[name]}; --base is {base}: not checked" for name in other[:1]]
 
 
 def _common(deltas: dict[str, Delta], intersect: bool) -> list[str]:

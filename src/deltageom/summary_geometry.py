@@ -6,7 +6,7 @@ from typing import Any
 import pandas as pd
 
 from deltageom.frames import MATRIX_KEY
-from deltageom.geometry_tables import count_modules, of_measure, of_pairs, of_runs
+from deltageom.geometry_tables import chance_mean, count_modules, of_measure, of_pairs, of_runs
 from deltageom.markdown import cell, escape, markdown, readable
 from deltageom.tables import against
 
@@ -71,7 +71,7 @@ def _baselines(study: Mapping[str, Any], tables: Tables) -> pd.DataFrame:
 
 def _angles(study: Mapping[str, Any], tables: Tables) -> pd.DataFrame:
     columns: dict[str, pd.Series] = {}
-    for side, chance in (("left", "fresh"), ("right", "own")):
+    for side in ("left", "right"):
         for which in ("smallest", "largest"):
             rows = _measure(study, tables, f"{side}_{which}_median")
             columns["run"] = rows["run"]
@@ -82,7 +82,7 @@ def _angles(study: Mapping[str, Any], tables: Tables) -> pd.DataFrame:
                 ],
                 dtype=str,
             )
-            columns[f"chance, {side} {which}"] = rows[f"chance_{chance}_mean"].fillna(rows["chance_fresh_mean"])
+            columns[f"chance, {side} {which}"] = chance_mean(rows)
     return pd.DataFrame(columns)
 
 

@@ -4,6 +4,8 @@ import json
 import math
 import os
 import weakref
+from collections import defaultdict
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -144,6 +146,33 @@ class ModelTensors:
     def read(self, name: str) -> NDArray[np.float64]:
         """See TensorFile.read."""
         return self._files[name].read(name)
+
+    def weight_name(self, module: str) -> str:
+        """The only tensor that is named `...module.weight`. Raises UserError if there is none, or several."""
+        names = self._ending_in(module)
+        if len(names) != 1:
+            found = f"{len(names)} are: {', '.join(names)}" if names else "none is"
+            raise UserError(f"{self.folder}: one tensor must be named ...{module}.weight, but {found}")
+        return names[0]
+
+    def has_weight(self, module: str) -> bool:
+        return bool(self._ending_in(module))
+
+    def _ending_in(self, module: str) -> list[str]:
+        # `model.` stands before it in most models, `model.language_model.` in some; the hub's GPT-2 lacks the
+        # `transformer.` that a model or an adapter of it is saved with
+        return self._by_ending.get(module) or self._by_ending.get(module.removeprefix("transformer."), [])
+
+    @cached_property
+    def _by_ending(self) -> dict[str, list[str]]:
+        """Each ending of a weight's name at a dot, `.weight` left off, and the tensors that have it."""
+        found = defaultdict(list)
+        for name in self._files:
+            if name.endswith(".weight"):
+                parts = name.split(".")[:-1]
+                for first in range(len(parts)):
+                    found[".".join(parts[first:])].append(name)
+        return dict(found)
 
 
 def weight_files(folder: Path) -> list[str]:

@@ -18,6 +18,6 @@ def run(arguments: argparse.Namespace) -> None:
 
     base = BaseWeights(hub.weights_folder(arguments.base, arguments.revision), arguments.output, arguments.rank)
     for module in arguments.module:
-        spectrum = base.spectrum(module, base.read(module))
+        spectrum = base.module(module).spectrum()
         how = "exact" if spectrum.exact else f"residual {spectrum.residual:.1e} of sigma 1"
         print(f"{module}: {spectrum.sigma.size} singular triplets, {how}", flush=True)

@@ -42,7 +42,7 @@ def run(arguments: argparse.Namespace) -> None:
     # a process a core: threads of BLAS on top of them would wait for each other. Read when numpy is first imported.
     for library in ("OMP", "OPENBLAS", "MKL"):
         os.environ.setdefault(f"{library}_NUM_THREADS", "1")
-    from deltageom import comparison, console, hub, sources
+    from deltageom import comparison, console, sources
     from deltageom.errors import UserError
     from deltageom.geometry.aggregate import numbers
     from deltageom.measures.base import BaseWeights
@@ -56,16 +56,11 @@ def run(arguments: argparse.Namespace) -> None:
     if arguments.output and arguments.output.exists() and not arguments.output.is_dir():
         raise UserError(f"--output {arguments.output} is a file: give a folder")
     named = sources.named(arguments.runs)
-    opened = sources.open_all(named, arguments.base, arguments.intersect, arguments.any_base)
+    opened = sources.open_all(named, arguments.base, arguments.intersect, arguments.any_base, arguments.against_base)
     noise = comparison.seed_pairs(list(opened.deltas), arguments.seeds)
     base = None
-    if arguments.base and opened.base is None and not arguments.against_base:
-        opened.notes.append("--base is not used: no run is a checkpoint, and --against-base is not given")
-    if arguments.against_base:
-        folder = hub.weights_folder(*hub.with_revision(arguments.base))
-        if opened.base is None:
-            opened.notes.extend(sources.other_bases(opened.deltas, arguments.base))
-        base = BaseWeights(folder, arguments.spectra or _cache(arguments.base), arguments.base_rank)
+    if arguments.against_base and opened.base:
+        base = BaseWeights(opened.base, arguments.spectra or _cache(arguments.base), arguments.base_rank)
     found = comparison.records(opened, arguments.top_k, base, arguments.processes)
     whole = numbers(found, "global", noise)
     console.show(opened, found, whole)

@@ -36,5 +36,7 @@ def run(arguments: argparse.Namespace) -> None:
     made_by = provenance.code_digest(["cli.geometry"])
     for module in arguments.module:
         path = arguments.output / f"{module}.json"
-        measured, kept = geometry.update(path, module, runs, arguments.top_k, made_by, base)
+        measured, kept = geometry.update(
+            path, module, runs, arguments.top_k, made_by, base.module(module) if base else None
+        )
         print(f"{module}: {measured} pairs measured, {kept} kept", flush=True)

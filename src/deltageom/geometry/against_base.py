@@ -90,10 +90,9 @@ def unchanged_bf16(weight: Array, delta: Factors | Dense) -> float:
 
 def _used(weight: Array, spectrum: BaseSpectrum, delta: Factors | Dense, top_ks: Sequence[int]) -> dict[int, int]:
     """Each asked k and the k used."""
-    shape = delta.weight.shape if isinstance(delta, Dense) else (delta.b.shape[0], delta.a.shape[1])
     known = (spectrum.u.shape[0], spectrum.v.shape[0])
-    if not shape == known == weight.shape:
-        raise UserError(f"the base's weight is {weight.shape}, but its spectrum {known} and the delta {shape}")
+    if not delta.shape == known == weight.shape:
+        raise UserError(f"the base's weight is {weight.shape}, but its spectrum {known} and the delta {delta.shape}")
     if not top_ks or min(top_ks) < 1:
         raise UserError(f"top_k must be whole numbers from 1, not {list(top_ks)}")
     if max(top_ks) > spectrum.sigma.size and not spectrum.exact:
@@ -124,8 +123,7 @@ def _merged_triplets(
     """The first k left singular vectors (d_out, k) and singular values of W + dW, and their residual."""
     apply, transposed = _products(weight, delta)
     if min(weight.shape) <= DENSE:
-        merged = weight + (delta.weight if isinstance(delta, Dense) else delta.scale * (delta.b @ delta.a))
-        u, sigma, vt = np.linalg.svd(merged, full_matrices=False)
+        u, sigma, vt = np.linalg.svd(weight + delta.dense(), full_matrices=False)
         u, sigma, v = u[:, :k], sigma[:k], vt[:k].T
     else:
         # what is orthogonal to all that dW and W's leading vectors span comes in by random combinations of W + dW

@@ -37,6 +37,7 @@ COLUMNS: dict[str, tuple[str, ...]] = {
 }
 TEXT = ("module", "a", "b", "measure", "reason")
 NUMERIC = ("k", "value", *OVER, *BASELINES)
+COUNTS = ("layer", "k", "n_modules", "n_defined", "seed_n")  # whole numbers
 REASONS = (None, "zero delta", "not measured")
 
 

@@ -20,10 +20,6 @@ class ThinSvd:
     sigma: Array
     v: Array
 
-    @property
-    def rank(self) -> int:
-        return self.sigma.size
-
 
 def householder(matrix: Array) -> tuple[Array, Array]:
     """The QR decomposition of (d, r): orthonormal (d, min(d, r)) and upper triangular."""
@@ -94,11 +90,9 @@ def cosine(a: ThinSvd, b: ThinSvd) -> float:
 def orthogonal_fraction(a: ThinSvd, b: ThinSvd) -> float:
     """|dW_b - Proj_a dW_b| / |dW_b| = sqrt(1 - cosine^2), symmetric in a and b; for deltas not zero.
 
-    Near a cosine of 1 from the residual itself, for 1 - cosine^2 keeps only half the digits there.
+    From the residual itself: near a cosine of 1 the square root keeps only half the digits.
     """
     cos = cosine(a, b)
-    if abs(cos) < 0.9:
-        return float(np.sqrt(1 - cos**2))
     unit_a, unit_b = ((delta.u * (delta.sigma / norm(delta))) @ delta.v.T for delta in (a, b))
     return float(np.linalg.norm(unit_b - cos * unit_a))
 

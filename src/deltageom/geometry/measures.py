@@ -12,6 +12,7 @@ from deltageom.adapters import Dense, Factors
 from deltageom.errors import UserError
 from deltageom.geometry import factored, random_factors
 from deltageom.geometry.factored import Array
+from deltageom.geometry.random_subspaces import summaries
 from deltageom.geometry.stack import Stack, stack
 
 Row = dict[str, Any]
@@ -54,7 +55,7 @@ def measure_module(
 
 
 def _one_shape(module: str, deltas: Mapping[str, Factors | Dense]) -> tuple[int, int]:
-    shapes = {name: shape_of(delta) for name, delta in deltas.items()}
+    shapes = {name: delta.shape for name, delta in deltas.items()}
     first = next(iter(shapes))
     for name, shape in shapes.items():
         if shape != shapes[first]:
@@ -63,12 +64,6 @@ def _one_shape(module: str, deltas: Mapping[str, Factors | Dense]) -> tuple[int,
                 "compare adapters of one base model"
             )
     return shapes[first]
-
-
-def shape_of(delta: Factors | Dense) -> tuple[int, int]:
-    if isinstance(delta, Factors):
-        return delta.b.shape[0], delta.a.shape[1]
-    return delta.weight.shape[0], delta.weight.shape[1]
 
 
 def _run(name: str, sigma: Array) -> Row:
@@ -181,14 +176,8 @@ def _angles_drawn(products: Array, used: Indices, top_k: int) -> list[Row]:
     rows: list[Row] = [{} for _ in used]
     for k in np.unique(used).tolist():
         chosen = np.flatnonzero(used == k)
-        cosines = factored.rough_cosines(products[chosen][:, :, :k, :k])
-        angles = np.degrees(np.arccos(cosines))
-        columns = {
-            "right_smallest": angles[..., 0].tolist(),
-            "right_median": np.median(angles, axis=-1).tolist(),
-            "right_largest": angles[..., -1].tolist(),
-            "right_overlap": (cosines**2).mean(-1).tolist(),
-        }
+        drawn = summaries(factored.rough_cosines(products[chosen][:, :, :k, :k]))
+        columns = {f"right_{which}": values.tolist() for which, values in drawn.items()}
         for row, values in zip(chosen, zip(*columns.values(), strict=True), strict=True):
             rows[row] = {"top_k": top_k, **dict(zip(columns, values, strict=True))}
     return rows

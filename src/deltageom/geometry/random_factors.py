@@ -11,6 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from deltageom.geometry.factored import Array
+from deltageom.geometry.random_subspaces import wishart_root
 from deltageom.geometry.stack import Side
 
 Indices = NDArray[np.intp]
@@ -34,9 +35,8 @@ def leading_right_vectors(into: Side, d_out: int, k: int, names: Sequence[str], 
     """(n, DRAWS, r, k): coefficients in the bases of `into` of the k leading right singular vectors of B A_i, zero for
     an A of zeros.
 
-    B (d_out, r) enters through its triangle alone (Bartlett's decomposition): chi variables of d_out, d_out - 1, ...
-    degrees of freedom on the diagonal, normal ones above. The draws depend on a run's name and the module, so that
-    those of a pair stay as they are when runs are added.
+    B (d_out, r) enters through the triangle of its QR decomposition alone. The draws depend on a run's name and the
+    module, so that those of a pair stay as they are when runs are added.
     """
     width = into.gram.shape[-1]
     found = np.zeros((len(names), DRAWS, width, k))
@@ -46,19 +46,10 @@ def leading_right_vectors(into: Side, d_out: int, k: int, names: Sequence[str], 
         size = np.linalg.norm(triangle)
         if size == 0:
             continue
-        product = _random_triangles(rng, d_out, triangle.shape[1]) @ (triangle / size).T
+        product = wishart_root(rng, d_out, triangle.shape[1], DRAWS) @ (triangle / size).T
         vectors = np.linalg.eigh(product.transpose(0, 2, 1) @ product)[1][:, :, ::-1][:, :, :k]
         found[i, :, : triangle.shape[0], : vectors.shape[2]] = into.coefficients[i] @ vectors
     return found
-
-
-def _random_triangles(rng: np.random.Generator, d_out: int, rank: int) -> Array:
-    """(DRAWS, min(d_out, rank), rank): R of the QR decomposition of DRAWS Gaussian matrices (d_out, rank)."""
-    rows = min(d_out, rank)
-    triangles = np.triu(rng.standard_normal((DRAWS, rows, rank)))
-    diagonal = np.arange(rows)
-    triangles[:, diagonal, diagonal] = np.sqrt(rng.chisquare(d_out - diagonal, (DRAWS, rows)))
-    return triangles
 
 
 def products(into: Side, vectors: Array, a: Indices, b: Indices) -> Array:

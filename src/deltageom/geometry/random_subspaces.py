@@ -8,9 +8,8 @@ from functools import cache
 from math import exp, lgamma, pi, sqrt
 
 import numpy as np
-from numpy.typing import NDArray
 
-Array = NDArray[np.float64]
+from deltageom.geometry.factored import Array, rough_cosines
 
 ANGLES = ("smallest", "median", "largest")
 DRAWS = 1024
@@ -29,32 +28,39 @@ def angles(d: int, k: int, draws: int = DRAWS, seed: int = SEED) -> dict[str, Ar
     # One subspace is fixed as the first k axes; the other is the span of a Gaussian (d, k) matrix, its first k rows
     # `inside`, the others `outside`, which enter through their Gram matrix alone.
     inside = rng.standard_normal((draws, k, k))
-    outside = _wishart_root(rng, d - k, k, draws)
+    outside = wishart_root(rng, d - k, k, draws)
     gram = _gram(inside) + _gram(outside)
     inside = inside @ np.linalg.inv(np.linalg.cholesky(gram)).transpose(0, 2, 1)
-    squares = np.clip(np.linalg.eigvalsh(_gram(inside))[:, ::-1], 0.0, 1.0)
-    squares[:, : max(0, 2 * k - d)] = 1.0  # so many dimensions are shared whatever is drawn
-    degrees = np.degrees(np.arccos(np.sqrt(squares)))
-    found = {
-        "smallest": degrees[:, 0].copy(),
-        "median": np.median(degrees, axis=1),
-        "largest": degrees[:, -1].copy(),
-        "overlap": squares.mean(1),
-    }
+    cosines = rough_cosines(inside)
+    cosines[:, : max(0, 2 * k - d)] = 1.0  # so many dimensions are shared whatever is drawn
+    found = summaries(cosines)
     for values in found.values():
         values.flags.writeable = False  # every caller gets these very arrays
     return found
 
 
-def _wishart_root(rng: np.random.Generator, freedom: int, k: int, draws: int) -> Array:
-    """(draws, rows, k) T, T^T T is Wishart_k(freedom) distributed: Bartlett's triangle, or Gaussian if it has fewer
-    than k rows."""
-    if freedom < k:
-        return rng.standard_normal((draws, freedom, k))
-    triangles = np.triu(rng.standard_normal((draws, k, k)), 1)
-    diagonal = np.arange(k)
-    triangles[:, diagonal, diagonal] = np.sqrt(rng.chisquare(freedom - diagonal, (draws, k)))
-    return triangles
+def wishart_root(rng: np.random.Generator, freedom: int, k: int, draws: int) -> Array:
+    """(draws, min(freedom, k), k): R of the QR decomposition of Gaussian matrices (freedom, k), so that R^T R is
+    Wishart_k(freedom) distributed.
+
+    Bartlett's decomposition: chi variables of freedom, freedom - 1, ... on the diagonal, normal ones above it.
+    """
+    diagonal = np.arange(min(freedom, k))
+    roots = np.triu(rng.standard_normal((draws, diagonal.size, k)))
+    roots[:, diagonal, diagonal] = np.sqrt(rng.chisquare(freedom - diagonal, (draws, diagonal.size)))
+    return roots
+
+
+def summaries(cosines: Array) -> dict[str, Array]:
+    """smallest, median and largest angle (degrees) and overlap (mean cos^2), each (...,), from the cosines of
+    principal angles, descending, (..., k)."""
+    degrees = np.degrees(np.arccos(cosines))
+    return {
+        "smallest": degrees[..., 0].copy(),
+        "median": np.median(degrees, axis=-1),
+        "largest": degrees[..., -1].copy(),
+        "overlap": (cosines**2).mean(-1),
+    }
 
 
 def _gram(x: Array) -> Array:

@@ -154,7 +154,7 @@ class DenseStack:
     """Deltas of which one at least is a whole checkpoint's: dense, d_out x d_in, and their `k` leading directions."""
 
     def __init__(self, deltas: Sequence[Factors | Dense], k: int) -> None:
-        self._dense = [d.weight if isinstance(d, Dense) else d.scale * (d.b @ d.a) for d in deltas]
+        self._dense = [delta.dense() for delta in deltas]
         svds = [factored.dense_svd(d.weight) if isinstance(d, Dense) else factored.thin_svd(d) for d in deltas]
         self.sigma = [svd.sigma for svd in svds]
         self._leading = [(svd.u[:, :k], svd.v[:, :k]) for svd in svds]

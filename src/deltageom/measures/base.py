@@ -1,6 +1,8 @@
 """The base's weights, and their leading singular triplets, found once and kept in a file a module."""
 
 import hashlib
+from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 
 import numpy as np
@@ -8,7 +10,6 @@ from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save_file
 
 from deltageom.checkpoint_weights import is_transposed
-from deltageom.errors import UserError
 from deltageom.geometry.base_spectrum import BaseSpectrum, base_spectrum
 from deltageom.geometry.factored import Array
 from deltageom.provenance import code_digest
@@ -16,50 +17,47 @@ from deltageom.records import whole_file
 from deltageom.tensors import ModelTensors
 
 
-class BaseWeights:
-    """The weights of a base's folder and, under `spectra`, MODULE.safetensors with `rank` triplets of each.
+@dataclass(frozen=True)
+class BaseModule:
+    """One module's weight (d_out, d_in), float64, and the file that keeps `rank` of its singular triplets."""
 
-    A file is used if it is of the same weights and rank, and made anew if not. Raises UserError for a folder that
-    holds no model and for a module that is not there.
+    weight: Array
+    file: Path
+    rank: int
+
+    @cached_property
+    def identity(self) -> str:
+        """What the measures against the base depend on: its weight and the code, by digests, and the rank."""
+        code = code_digest(["geometry.base_spectrum"])
+        return f"{hashlib.sha256(self.weight.tobytes()).hexdigest()} rank {self.rank} by {code}"
+
+    def spectrum(self) -> BaseSpectrum:
+        """From the file, if it is of this identity; else it is found, and the file made anew."""
+        kept = _read(self.file, self.identity)
+        if kept is not None:
+            return kept
+        found = base_spectrum(self.weight, self.rank)
+        facts = {"residual": repr(found.residual), "frobenius": repr(found.frobenius), "exact": str(found.exact)}
+        tensors = {name: array.copy() for name, array in (("u", found.u), ("sigma", found.sigma), ("v", found.v))}
+        with whole_file(self.file) as aside:
+            save_file(tensors, aside, {**facts, "identity": self.identity})
+        return found
+
+
+class BaseWeights:
+    """The modules of a base's folder, their triplets in `spectra`/MODULE.safetensors.
+
+    Raises UserError for a folder that holds no model and for a module that is not there.
     """
 
     def __init__(self, folder: Path, spectra: Path, rank: int) -> None:
         self._tensors, self._spectra, self._rank = ModelTensors(folder), spectra, rank
         self._transposed = is_transposed(folder)
-        self._made_by = code_digest(["geometry.base_spectrum"])
 
-    def read(self, module: str) -> Array:
-        """(d_out, d_in), float64."""
-        # the hub's GPT-2 lacks the prefix that an adapter of it is saved with
-        names = self._ending_in(module) or self._ending_in(module.removeprefix("transformer."))
-        if len(names) != 1:
-            found = f"{len(names)} are: {', '.join(names)}" if names else "none is"
-            raise UserError(f"{self._tensors.folder}: one tensor must be named ...{module}.weight, but {found}")
-        weight = self._tensors.read(names[0])
-        return np.ascontiguousarray(weight.T) if self._transposed else weight
-
-    def _ending_in(self, module: str) -> list[str]:
-        return [name for name in self._tensors.names if f".{name}".endswith(f".{module}.weight")]
-
-    def identity(self, module: str) -> str:
-        """What the measures against the base depend on: its weight and the code, by digests, and the rank."""
-        return self._identity(self.read(module))
-
-    def spectrum(self, module: str, weight: Array) -> BaseSpectrum:
-        """Of `weight`, the module's."""
-        path, identity = self._spectra / f"{module}.safetensors", self._identity(weight)
-        kept = _read(path, identity)
-        if kept is not None:
-            return kept
-        found = base_spectrum(weight, self._rank)
-        facts = {"residual": repr(found.residual), "frobenius": repr(found.frobenius), "exact": str(found.exact)}
-        tensors = {name: array.copy() for name, array in (("u", found.u), ("sigma", found.sigma), ("v", found.v))}
-        with whole_file(path) as aside:
-            save_file(tensors, aside, {**facts, "identity": identity})
-        return found
-
-    def _identity(self, weight: Array) -> str:
-        return f"{hashlib.sha256(weight.tobytes()).hexdigest()} rank {self._rank} by {self._made_by}"
+    def module(self, module: str) -> BaseModule:
+        weight = self._tensors.read(self._tensors.weight_name(module))
+        weight = np.ascontiguousarray(weight.T) if self._transposed else weight
+        return BaseModule(weight, self._spectra / f"{module}.safetensors", self._rank)
 
 
 def _read(path: Path, identity: str) -> BaseSpectrum | None:

@@ -10,8 +10,8 @@ from typing import Any
 from deltageom.adapters import Delta, Dense, Factors, layer_of
 from deltageom.errors import UserError
 from deltageom.geometry.against_base import against_base
-from deltageom.geometry.measures import Pair, measure_module, shape_of
-from deltageom.measures.base import BaseWeights
+from deltageom.geometry.measures import Pair, measure_module
+from deltageom.measures.base import BaseModule
 from deltageom.records import write_json
 
 Row = dict[str, Any]
@@ -21,19 +21,17 @@ def record(
     module: str,
     deltas: Mapping[str, Factors | Dense],
     top_ks: Sequence[int],
-    base: BaseWeights | None = None,
+    base: BaseModule | None = None,
     pairs: Collection[Pair] | None = None,
 ) -> Row:
     """All numbers of one module: {"module", "layer", "shape", "runs", "pairs"}, see `measure_module`; with `base` each
     run has a "base", see `against_base`."""
-    shape = shape_of(next(iter(deltas.values())))
     found = measure_module(module, deltas, top_ks, pairs)
     if base is not None:
-        weight = base.read(module)
-        spectrum = base.spectrum(module, weight)
+        spectrum = base.spectrum()
         for run in found["runs"]:
-            run["base"] = against_base(weight, spectrum, deltas[run["run"]], top_ks)
-    return {"module": module, "layer": layer_of(module), "shape": list(shape), **found}
+            run["base"] = against_base(base.weight, spectrum, deltas[run["run"]], top_ks)
+    return _place(module, deltas) | found
 
 
 def update(
@@ -42,7 +40,7 @@ def update(
     runs: Mapping[str, Delta],
     top_ks: Sequence[int],
     made_by: str,
-    base: BaseWeights | None = None,
+    base: BaseModule | None = None,
 ) -> tuple[int, int]:
     """Brings the record of a module in `path` (JSON) up to date; how many pairs were measured, and how many kept.
 
@@ -52,7 +50,7 @@ def update(
     """
     deltas = {run: delta.read(module) for run, delta in runs.items()}
     _has_directions(module, deltas, max(top_ks))
-    same = {"made_by": made_by, "top_ks": list(top_ks), "base": base.identity(module) if base else None}
+    same = {"made_by": made_by, "top_ks": list(top_ks), "base": base.identity if base else None}
     digests = {run: _digest(delta) for run, delta in deltas.items()}
     old_runs, old_pairs = _still_true(path, same, digests)
     missing = [pair for pair in combinations(sorted(deltas), 2) if pair not in old_pairs]
@@ -62,10 +60,13 @@ def update(
         new = record(module, {run: deltas[run] for run in needed}, top_ks, base, missing)
     of_runs = {row["run"]: row | {"sha256": digests[row["run"]]} for row in new["runs"]} | old_runs
     of_pairs = {(row["a"], row["b"]): row for row in new["pairs"]} | old_pairs
-    shape = shape_of(next(iter(deltas.values())))
     rows = {"runs": [of_runs[run] for run in sorted(of_runs)], "pairs": [of_pairs[pair] for pair in sorted(of_pairs)]}
-    write_json(path, same | {"module": module, "layer": layer_of(module), "shape": list(shape)} | rows)
+    write_json(path, same | _place(module, deltas) | rows)
     return len(missing), len(old_pairs)
+
+
+def _place(module: str, deltas: Mapping[str, Factors | Dense]) -> Row:
+    return {"module": module, "layer": layer_of(module), "shape": list(next(iter(deltas.values())).shape)}
 
 
 def _still_true(path: Path, same: Row, digests: Mapping[str, str]) -> tuple[dict[str, Row], dict[Pair, Row]]:
@@ -92,7 +93,7 @@ def _digest(delta: Factors | Dense) -> str:
 
 def _has_directions(module: str, deltas: Mapping[str, Factors | Dense], top_k: int) -> None:
     """A study is checked against the ranks of its adapters; the shape of a module is known only here."""
-    directions = min(min(shape_of(delta)) for delta in deltas.values())
+    directions = min(min(delta.shape) for delta in deltas.values())
     if top_k > directions:
         raise UserError(
             f"measures.geometry.top_k {top_k} is more than the {directions} singular directions of {module}: lower it"
