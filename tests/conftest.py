@@ -43,13 +43,16 @@ def prompt() -> Prompt:
 @pytest.fixture(scope="session")
 def tiny_model(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A random two-layer Qwen3 and its tokenizer, saved: too small to solve anything, real in every part."""
+    return save_tiny_model(tmp_path_factory.mktemp("tiny"), head_dim=16)
+
+
+def save_tiny_model(folder: Path, head_dim: int) -> Path:
     import torch
     from transformers import GenerationConfig, Qwen3Config, Qwen3ForCausalLM
 
     from deltageom.embedded.tokenizer import train_tokenizer
     from deltageom.embedded.world import documents
 
-    folder = tmp_path_factory.mktemp("tiny")
     tokenizer = train_tokenizer(part for text in documents(200, 0, careful=True) for part in text)
     torch.manual_seed(0)
     model = Qwen3ForCausalLM(
@@ -60,7 +63,7 @@ def tiny_model(tmp_path_factory: pytest.TempPathFactory) -> Path:
             num_hidden_layers=2,
             num_attention_heads=2,
             num_key_value_heads=1,
-            head_dim=16,
+            head_dim=head_dim,
             max_position_embeddings=512,
             tie_word_embeddings=True,
             initializer_range=0.3,  # far from uniform, so that a wrong mask or position shows
@@ -77,6 +80,10 @@ def tiny_model(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="session")
 def tiny_adapters(tiny_model: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     """Two random adapters of the tiny model, of other ranks and scales."""
+    return save_tiny_adapters(tiny_model, tmp_path_factory)
+
+
+def save_tiny_adapters(tiny_model: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     import torch
     from peft import LoraConfig, get_peft_model
     from transformers import AutoModelForCausalLM

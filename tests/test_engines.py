@@ -1,14 +1,20 @@
 """The transformers engine against a plain forward pass of the same model."""
 
+import dataclasses
+import importlib.util
+from collections import Counter
 from pathlib import Path
 
 import pytest
 import torch
+from scipy.stats import chisquare
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
-from deltageom import engines, models
+from deltageom import engines, generation, models
+from deltageom.engines import Completion, Sampling
 from deltageom.errors import UserError
-from deltageom.schema import Base, Prompt
+from deltageom.records import Problem
+from deltageom.schema import Base, Prompt, Vllm
 from tests import tiny_checkpoints
 
 QUESTIONS = ["Tom has 3 apples.", "A much longer question, with 12 pens and 7 boxes in it?", "Ana buys 5."]
@@ -20,8 +26,30 @@ def prompts(tiny_model: Path, base_settings: Base, prompt: Prompt) -> list[list[
     return [models.prompt_ids(tokenizer, prompt, question) for question in QUESTIONS]
 
 
+def setup(model: Path, base: Base, adapter: Path | None = None, batch_size: int = 8) -> engines.Setup:
+    vllm = Vllm(dtype=None, max_model_length=None, eager=True)
+    return engines.Setup(str(model), base, "cpu", adapter, batch_size, 512, vllm)
+
+
 def engine(model: Path, base: Base, adapter: Path | None = None, batch_size: int = 8) -> engines.Engine:
-    return engines.load("transformers", str(model), base, "cpu", adapter, batch_size)
+    return engines.load("transformers", setup(model, base, adapter, batch_size))
+
+
+def generate(
+    made_by: engines.Engine, prompts: list[list[int]], sampling: Sampling, samples: int = 1, seed: int = 1
+) -> list[list[Completion]]:
+    """For each prompt its samples."""
+    problems = [Problem(f"p{number}", "", "0", None) for number in range(len(prompts))]
+    made = generation.complete(made_by, generation.requests(problems, prompts, samples, seed), sampling)
+    return [made[start : start + samples] for start in range(0, len(made), samples)]
+
+
+def flat(made: list[list[Completion]]) -> list[Completion]:
+    return [completion for of_prompt in made for completion in of_prompt]
+
+
+def greedy(max_tokens: int) -> Sampling:
+    return Sampling(0.0, 1.0, 0, max_tokens)
 
 
 def policy_log_probs(model: Path, prompt: list[int], completion: list[int], temperature: float) -> torch.Tensor:
@@ -36,10 +64,10 @@ def policy_log_probs(model: Path, prompt: list[int], completion: list[int], temp
 def test_log_probs_are_the_policys_own(
     tiny_model: Path, base_settings: Base, prompts: list[list[int]], temperature: float
 ) -> None:
-    sampling = engines.Sampling(3, temperature, 1.0, 0, 12, seed=1)
-    for prompt, made in zip(prompts, engine(tiny_model, base_settings).generate(prompts, sampling), strict=True):
+    sampling = Sampling(temperature, 1.0, 0, 12)
+    for prompt, made in zip(prompts, generate(engine(tiny_model, base_settings), prompts, sampling, 3), strict=True):
         for completion in made:
-            expected = policy_log_probs(tiny_model, prompt, completion.token_ids, temperature)
+            expected = policy_log_probs(tiny_model, prompt, list(completion.token_ids), temperature)
             chosen = expected.gather(1, torch.tensor(completion.token_ids)[:, None])[:, 0]
             torch.testing.assert_close(
                 torch.tensor(completion.token_log_probs, dtype=torch.float64), chosen, atol=1e-4, rtol=0
@@ -49,9 +77,9 @@ def test_log_probs_are_the_policys_own(
 def test_top_p_log_probs_are_renormalised_over_the_nucleus(
     tiny_model: Path, base_settings: Base, prompts: list[list[int]]
 ) -> None:
-    (made,) = engine(tiny_model, base_settings).generate(prompts[:1], engines.Sampling(4, 1.0, 0.5, 0, 8, seed=1))
+    (made,) = generate(engine(tiny_model, base_settings), prompts[:1], Sampling(1.0, 0.5, 0, 8), 4)
     for completion in made:
-        expected = policy_log_probs(tiny_model, prompts[0], completion.token_ids, 1.0)
+        expected = policy_log_probs(tiny_model, prompts[0], list(completion.token_ids), 1.0)
         for row, token, log_prob in zip(expected, completion.token_ids, completion.token_log_probs, strict=True):
             probs = row.exp().sort(descending=True)
             before = probs.values.cumsum(0) - probs.values
@@ -62,15 +90,15 @@ def test_top_p_log_probs_are_renormalised_over_the_nucleus(
 
 def test_greedy_is_argmax_and_needs_no_seed(tiny_model: Path, base_settings: Base, prompts: list[list[int]]) -> None:
     for batch_size in (1, 8):
-        made = engine(tiny_model, base_settings, batch_size=batch_size).generate(prompts, engines.greedy(10))
+        made = generate(engine(tiny_model, base_settings, batch_size=batch_size), prompts, greedy(10))
         for prompt, (completion,) in zip(prompts, made, strict=True):
-            best = policy_log_probs(tiny_model, prompt, completion.token_ids, 1.0).argmax(-1)
-            assert completion.token_ids == best.tolist()
+            best = policy_log_probs(tiny_model, prompt, list(completion.token_ids), 1.0).argmax(-1)
+            assert list(completion.token_ids) == best.tolist()
 
 
 def test_end_of_sequence_closes_a_completion(tiny_model: Path, base_settings: Base, prompts: list[list[int]]) -> None:
     eos = AutoTokenizer.from_pretrained(tiny_model).eos_token_id
-    made = engine(tiny_model, base_settings).generate(prompts[:1], engines.Sampling(200, 2.0, 1.0, 0, 30, seed=0))
+    made = generate(engine(tiny_model, base_settings), prompts[:1], Sampling(2.0, 1.0, 0, 30), 200)
     reasons = {completion.finish_reason for completion in made[0]}
     assert reasons == {"stop", "length"}
     for completion in made[0]:
@@ -84,19 +112,52 @@ def test_equal_seeds_repeat_and_other_seeds_differ(
     tiny_model: Path, base_settings: Base, prompts: list[list[int]]
 ) -> None:
     one, two, other = (
-        engine(tiny_model, base_settings).generate(prompts, engines.Sampling(2, 1.0, 1.0, 0, 8, seed=seed))
-        for seed in (5, 5, 6)
+        generate(engine(tiny_model, base_settings), prompts, Sampling(1.0, 1.0, 0, 8), 2, seed) for seed in (5, 5, 6)
     )
     assert one == two
     assert one != other
     assert one[0][0] != one[0][1]
 
 
+def test_a_completion_is_its_own_seeds_whatever_stands_beside_it(
+    tiny_model: Path, base_settings: Base, prompts: list[list[int]]
+) -> None:
+    """Alone, in a batch of others, and with fewer tokens allowed, of which it then has the first."""
+    sampling = Sampling(1.0, 0.9, 0, 8)
+    together = generate(engine(tiny_model, base_settings), prompts, sampling, 2)
+    alone = generate(engine(tiny_model, base_settings, batch_size=1), prompts, sampling, 2)
+    for made, other in zip(flat(together), flat(alone), strict=True):
+        assert made.token_ids == other.token_ids
+        assert list(made.token_log_probs) == pytest.approx(list(other.token_log_probs), abs=1e-5)
+    shorter = generate(engine(tiny_model, base_settings), prompts, Sampling(1.0, 0.9, 0, 3), 2)
+    assert [c.token_ids for c in flat(shorter)] == [c.token_ids[:3] for c in flat(together)]
+
+
+def test_tokens_are_drawn_as_often_as_the_policy_says(
+    tiny_model: Path, base_settings: Base, prompts: list[list[int]]
+) -> None:
+    """First tokens of 4000 completions, chi-squared over the tokens expected at least five times and all others."""
+    n, policy = 4000, Sampling(0.5, 1.0, 12, 1)
+    (made,) = generate(engine(tiny_model, base_settings, batch_size=n), prompts[:1], policy, n)
+    logits = policy_log_probs(tiny_model, prompts[0], [0], 0.5)[0]
+    kept = logits.topk(12).indices
+    expected = n * logits[kept].softmax(-1)
+    counted = Counter(completion.token_ids[0] for completion in made)
+    assert set(counted) <= set(kept.tolist())
+    often = expected >= 5
+    observed = [counted[int(token)] for token in kept[often]]
+    observed.append(n - sum(observed))
+    wanted = [*expected[often].tolist(), n - float(expected[often].sum())]
+    if wanted[-1] < 1e-6:
+        observed, wanted = observed[:-1], wanted[:-1]
+    assert chisquare(observed, wanted, sum_check=False).pvalue > 1e-3
+
+
 def test_adapter_changes_the_policy(
     tiny_model: Path, base_settings: Base, prompts: list[list[int]], tiny_adapters: dict[str, Path]
 ) -> None:
-    plain = engine(tiny_model, base_settings).generate(prompts, engines.greedy(8))
-    adapted = engine(tiny_model, base_settings, tiny_adapters["first"]).generate(prompts, engines.greedy(8))
+    plain = generate(engine(tiny_model, base_settings), prompts, greedy(8))
+    adapted = generate(engine(tiny_model, base_settings, tiny_adapters["first"]), prompts, greedy(8))
     assert plain != adapted
 
 
@@ -104,20 +165,24 @@ def test_a_checkpoint_generates_as_the_model_that_it_is(
     tiny_model: Path, base_settings: Base, prompts: list[list[int]], tmp_path: Path
 ) -> None:
     folder = tiny_checkpoints.perturbed(tiny_model, tmp_path / "run", seed=1)
-    made = engine(tiny_model, base_settings, folder).generate(prompts, engines.greedy(8))
-    assert made != engine(tiny_model, base_settings).generate(prompts, engines.greedy(8))
+    made = generate(engine(tiny_model, base_settings, folder), prompts, greedy(8))
+    assert made != generate(engine(tiny_model, base_settings), prompts, greedy(8))
     for prompt, (completion,) in zip(prompts, made, strict=True):
-        best = policy_log_probs(folder, prompt, completion.token_ids, 1.0).argmax(-1)
-        assert completion.token_ids == best.tolist()
+        best = policy_log_probs(folder, prompt, list(completion.token_ids), 1.0).argmax(-1)
+        assert list(completion.token_ids) == best.tolist()
 
 
 def test_clear_errors(tiny_model: Path, base_settings: Base, tmp_path: Path) -> None:
-    with pytest.raises(UserError, match="engine 'nothing' is not part of this version"):
-        engines.load("nothing", str(tiny_model), base_settings, "cpu", None, 1)
+    with pytest.raises(UserError, match="engine 'nothing' is not part of this version; set engine: transformers or v"):
+        engines.load("nothing", setup(tiny_model, base_settings))
     with pytest.raises(UserError, match=r"no model folder: it has no config\.json"):
         engine(tmp_path, base_settings)
-    with pytest.raises(UserError, match="context of 512: lower max_tokens"):
-        engine(tiny_model, base_settings).generate([[1, 2]], engines.greedy(600))
     if not torch.cuda.is_available():
         with pytest.raises(UserError, match="no CUDA GPU is visible"):
-            engines.load("transformers", str(tiny_model), base_settings, "cuda", None, 1)
+            engines.load("transformers", dataclasses.replace(setup(tiny_model, base_settings), device="cuda"))
+
+
+@pytest.mark.skipif(importlib.util.find_spec("vllm") is not None, reason="vLLM is installed here")
+def test_without_vllm_the_engine_says_how_to_get_it(tiny_model: Path, base_settings: Base) -> None:
+    with pytest.raises(UserError, match=r"install envs/gpu\.txt on a GPU machine, run `make setup-vllm`"):
+        engines.load("vllm", setup(tiny_model, base_settings))

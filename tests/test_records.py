@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from deltageom.errors import UserError
-from deltageom.records import read_jsonl, whole_file, write_csv, write_json, write_jsonl
+from deltageom.records import read_jsonl, read_problems, whole_file, write_csv, write_json, write_jsonl
 
 
 def test_a_failed_write_leaves_the_old_file_and_nothing_beside(tmp_path: Path) -> None:
@@ -54,3 +54,11 @@ def test_csv_keeps_every_digit(tmp_path: Path) -> None:
     write_csv(tmp_path / "a.csv", [{"x": 0.1 + 0.2, "y": "a,b"}])
     assert (tmp_path / "a.csv").read_text() == 'x,y\n0.30000000000000004,"a,b"\n'
     assert json.loads("0.30000000000000004") == 0.1 + 0.2
+
+
+def test_a_file_of_something_else_is_no_list_of_problems(tmp_path: Path) -> None:
+    write_jsonl(tmp_path / "a.jsonl", [{"question": "q", "answer": "1"}])
+    with pytest.raises(
+        UserError, match=r"a\.jsonl: is no list of problems: each line has id, question, answer, solution"
+    ):
+        read_problems(tmp_path / "a.jsonl")

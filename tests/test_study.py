@@ -160,3 +160,45 @@ def test_reading_a_study_imports_nothing_heavy() -> None:
     )
     found = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True)
     assert found.stdout.strip() == "[]"
+
+
+def test_an_anchor_may_be_merged_and_overridden(root: Path) -> None:
+    """Two benchmarks of the same problems, answered in two ways."""
+    text = """
+extends: toy
+benchmarks:
+  easy: &easy {source: embedded, split: easy, limit: 7}
+  sampled:
+    <<: *easy
+    samples: 4
+    temperature: 0.7
+"""
+    easy, sampled = (load_study(write(root, text), root).benchmarks[name] for name in ("easy", "sampled"))
+    assert sampled.dataset == easy.dataset
+    assert (easy.samples, easy.temperature) == (1, 0.0)
+    assert (sampled.samples, sampled.temperature, sampled.max_tokens) == (4, 0.7, easy.max_tokens)
+
+
+@pytest.mark.parametrize(
+    ("text", "says"),
+    [
+        (
+            "benchmarks: {hard: {samples: 0}}",
+            "studies/mine.yaml: benchmarks.hard.samples: input should be greater than",
+        ),
+        ("benchmarks: {hard: {samples: 4}}", "samples 4 at temperature 0 would be equal: set temperature above 0"),
+        (
+            "benchmarks: {hard: {temprature: 1.0}}",
+            "benchmarks.hard.temprature: unknown key (did you mean 'temperature'?)",
+        ),
+        ("benchmarks: {hard: {thinking: maybe}}", "benchmarks.hard.thinking"),
+        ("rollouts: {samples: 0}", "rollouts.samples: input should be greater than or equal to 1; got 0"),
+        ("rollouts: {engine: sglang}", "rollouts.engine"),
+        ("evaluation: {max_tokens: 5}", "evaluation.max_tokens: unknown key"),
+        ("decontamination: {overlap: keep}", "decontamination.overlap"),
+        ("statistics: {family: none}", "statistics.family"),
+        ("execution: {memory_share: 1.5}", "execution.memory_share"),
+    ],
+)
+def test_mistakes_in_decoding_and_engines_name_the_key(root: Path, text: str, says: str) -> None:
+    assert says in refusal(root, text)

@@ -1,9 +1,10 @@
-"""Greedy pass@1 of one model on every benchmark, one engine start, one record an item."""
+"""Answers of one model to every benchmark: one engine start, one record an item. They are graded elsewhere."""
 
 from pathlib import Path
 from typing import Any
 
-from deltageom import engines, grading, models
+from deltageom import engines, generation, models
+from deltageom.generation import Job
 from deltageom.jobs import EvaluationSettings
 from deltageom.records import Problem, write_jsonl
 
@@ -14,33 +15,55 @@ def evaluate(
     adapter: Path | None,
     benchmarks: dict[str, list[Problem]],
     output: Path,
-) -> dict[str, float]:
-    """Writes `output`/<benchmark>.jsonl, and returns each benchmark's accuracy. `adapter` None scores the base."""
+    job: Job,
+) -> dict[str, dict[str, int]]:
+    """Writes `output`/<benchmark>.jsonl, and returns each benchmark's counts. `adapter` None evaluates the base."""
     tokenizer = models.load_tokenizer(base, settings.base)
-    wanted = settings.evaluation
-    engine = engines.load(wanted.engine, base, settings.base, settings.device, adapter, wanted.batch_size)
-    accuracy = {}
+    context = models.context_length(base, settings.base)
+    prompts, lengths = {}, []
     for name, problems in benchmarks.items():
-        prompts = [models.prompt_ids(tokenizer, settings.prompt, problem.question) for problem in problems]
-        made = engine.generate(prompts, engines.greedy(wanted.max_tokens))
-        records = [
-            _record(problem, completion, tokenizer.decode(completion.token_ids, skip_special_tokens=True))
-            for problem, (completion,) in zip(problems, made, strict=True)
+        decoding = settings.decodings[name]
+        prompts[name] = [
+            models.prompt_ids(tokenizer, settings.prompt, problem.question, decoding.thinking) for problem in problems
         ]
-        accuracy[name] = sum(record["correct"] for record in records) / len(records)
+        lengths.append(generation.longest(prompts[name], decoding.max_tokens, context, f"benchmark {name!r}"))
+    wanted = settings.evaluation
+    setup = job.setup(
+        base, settings.base, settings.device, adapter, wanted.batch_size, max(lengths), settings.vllm, lora=True
+    )
+    decodings = [settings.decodings[name] for name in benchmarks]
+    asked = [
+        (generation.requests(problems, prompts[name], decoding.samples, decoding.seed), engines.sampling_of(decoding))
+        for (name, problems), decoding in zip(benchmarks.items(), decodings, strict=True)
+    ]
+    counts, done = {}, []
+    for (name, problems), decoding, (made, shards) in zip(
+        benchmarks.items(), decodings, generation.run(wanted.engine, setup, asked, job), strict=True
+    ):
+        shown = [tokenizer.decode(prompt) for prompt in prompts[name]]
+        texts = [tokenizer.decode(list(one.token_ids), skip_special_tokens=True) for one in made]
+        places = [(number, sample) for number in range(len(problems)) for sample in range(decoding.samples)]
+        records = [
+            _record(problems[number], sample, shown[number], text, one)
+            for (number, sample), text, one in zip(places, texts, made, strict=True)
+        ]
         write_jsonl(output / f"{name}.jsonl", records)
-    return accuracy
+        counts[name] = {"completions": len(made), "truncated": sum(one.finish_reason == "length" for one in made)}
+        done.append(shards)
+    for shards in done:  # not before: of a job that is killed Snakemake keeps no benchmark
+        shards.remove()
+    return counts
 
 
-def _record(problem: Problem, completion: engines.Completion, text: str) -> dict[str, Any]:
-    grade = grading.grade(text, problem.answer)
+def _record(problem: Problem, sample: int, prompt: str, text: str, completion: engines.Completion) -> dict[str, Any]:
     return {
         "problem_id": problem.id,
-        "completion": text,
-        "extracted": grade.extracted,
+        "sample": sample,
+        "question": problem.question,
+        "prompt": prompt,
+        "response": text,
         "gold": problem.answer,
-        "correct": grade.correct,
-        "reason": grade.reason,
         "finish_reason": completion.finish_reason,
         "length": len(completion.token_ids),
+        "log_prob": sum(completion.token_log_probs),
     }

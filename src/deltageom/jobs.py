@@ -7,6 +7,8 @@ from deltageom.schema import (
     Cka,
     Connectivity,
     Dataset,
+    Decoding,
+    Decontamination,
     Device,
     Embedded,
     Evaluation,
@@ -16,8 +18,10 @@ from deltageom.schema import (
     Run,
     Section,
     Seed,
+    Statistics,
     Teacher,
     Training,
+    Vllm,
 )
 
 
@@ -39,6 +43,17 @@ class RolloutSettings(Section):
     prompt: Prompt
     base: Base
     device: Device
+    vllm: Vllm
+
+
+class RewardSettings(Section):
+    """What `deltageom reward` is told; `problems`, `rollouts` and `study` are for the data set's card."""
+
+    study: str
+    problems: Dataset
+    rollouts: Rollouts
+    prompt: Prompt
+    base: Base
 
 
 class ReferenceSettings(Section):
@@ -54,9 +69,11 @@ class EvaluationSettings(Section):
     """What `deltageom evaluate` is told."""
 
     evaluation: Evaluation
+    decodings: dict[str, Decoding]
     prompt: Prompt
     base: Base
     device: Device
+    vllm: Vllm
 
 
 class ConnectivitySettings(Section):
@@ -106,9 +123,25 @@ class TableSettings(Section):
     order: list[str]
     benchmarks: list[str]
     modules: list[str]
+    statistics: Statistics
+    reference: str
 
 
 class FigureSettings(Section):
     """What `deltageom figures` is told."""
 
     reference: str
+
+
+class DecontaminationSettings(Section):
+    """What `deltageom decontaminate` is told."""
+
+    decontamination: Decontamination
+
+
+class ImportSettings(Section):
+    """What `deltageom import-rollouts` is told."""
+
+    rollouts: Rollouts
+    prompt: Prompt
+    base: Base

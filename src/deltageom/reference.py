@@ -9,7 +9,7 @@ import pyarrow.parquet as pq
 import torch
 from trl.trainer.utils import add_fused_lm_head
 
-from deltageom import models, scoring
+from deltageom import generation, models, scoring
 from deltageom.engines import Sampling
 from deltageom.engines.transformers import TransformersEngine
 from deltageom.errors import UserError
@@ -60,8 +60,9 @@ def write(settings: ReferenceSettings, base: str, rollouts: Path, problems: list
     completions = []
     if prompts:
         engine = TransformersEngine(model, tokenizer.pad_token_id, tokenizer.eos_token_id, wanted.batch_size)
-        sampling = Sampling(1, 1.0, 1.0, 0, wanted.max_tokens, wanted.seed)
-        completions = [made.token_ids for (made,) in engine.generate(prompts, sampling)]
+        asked = generation.requests(chosen, prompts, 1, wanted.seed)
+        made = generation.complete(engine, asked, Sampling(1.0, 1.0, 0, wanted.max_tokens))
+        completions = [list(one.token_ids) for one in made]
     with autocast(settings.base, settings.device):
         scores = scoring.token_log_probs(model, prompts, completions, wanted.batch_size)
     held_out = {

@@ -12,7 +12,9 @@ from deltageom.schema import (
     EMBEDDED,
     NAME,
     Base,
+    Benchmark,
     Dataset,
+    Decontamination,
     Device,
     Embedded,
     Evaluation,
@@ -23,7 +25,9 @@ from deltageom.schema import (
     Rollouts,
     Run,
     Section,
+    Statistics,
     Teacher,
+    Vllm,
 )
 
 
@@ -37,12 +41,15 @@ class Study(Section):
     teacher: Teacher
     prompt: Prompt
     problems: Dataset
+    decontamination: Decontamination
     rollouts: Rollouts
     reference: Reference
     execution: Execution
     runs: dict[str, Run]
-    benchmarks: dict[str, Dataset]
+    benchmarks: dict[str, Benchmark]
     evaluation: Evaluation
+    vllm: Vllm
+    statistics: Statistics
     measures: Measures
 
     @field_validator("runs", "benchmarks")
@@ -178,7 +185,8 @@ class Study(Section):
                 raise ValueError(f"runs.{name}.match_norm.run {match.run!r} {what}: name a plain LoRA run")
 
     def _needs_no_embedded_world(self) -> None:
-        sources = {"problems": self.problems, **{f"benchmarks.{n}": d for n, d in self.benchmarks.items()}}
+        sources: dict[str, Dataset] = {f"benchmarks.{name}": dataset for name, dataset in self.benchmarks.items()}
+        sources["problems"] = self.problems
         for key, dataset in sources.items():
             if dataset.source == EMBEDDED:
                 raise ValueError(f"{key}.source is embedded, but base.model is {self.base.model!r}")

@@ -1,114 +1,64 @@
-"""Sample the rollouts that every run is trained on, grade them, and write them as one table."""
+"""Sample the completions that every run is trained on, and write them as one table."""
 
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from deltageom import engines, grading, models
+from deltageom import completions, engines, generation, models
+from deltageom.generation import Job
 from deltageom.jobs import RolloutSettings
 from deltageom.records import Problem, whole_file
 
-SCHEMA = pa.schema(
-    [
-        ("problem_id", pa.string()),
-        ("sample", pa.int32()),  # -1 for a reference solution
-        ("source", pa.string()),  # "rollout" or "reference"
-        ("text", pa.string()),
-        ("prompt_token_ids", pa.list_(pa.int32())),
-        ("token_ids", pa.list_(pa.int32())),  # of the completion, in the base's tokenizer
-        ("log_prob", pa.float64()),  # sum under the sampling policy; null for a reference solution
-        ("token_log_probs", pa.list_(pa.float32())),  # null where the generator has another tokenizer
-        ("finish_reason", pa.string()),  # "stop", "length" or "reference"
-        ("length", pa.int32()),
-        ("extracted", pa.string()),
-        ("reward", pa.float64()),
-    ]
-)
-
 
 def sample(
-    settings: RolloutSettings, base: str, generator: str, problems: list[Problem], output: Path
+    settings: RolloutSettings, base: str, generator: str, problems: list[Problem], output: Path, job: Job
 ) -> dict[str, int]:
-    """Writes the rollouts of all problems, then their reference solutions; returns counts of what was written."""
+    """Writes the completions of all problems, in their order; returns counts of what was written.
+
+    Token ids are the base's: where the generator has another vocabulary its text is encoded anew, and the log-probs of
+    single tokens, which belong to its own, are left out.
+    """
+    wanted = settings.rollouts
     own = models.load_tokenizer(base, settings.base)
     # a revision names the base's commit, no other model's
     model = settings.base if generator == base else settings.base.model_copy(update={"revision": None})
     tokenizer = models.load_tokenizer(generator, model)
-    wanted = settings.rollouts
-    sampling = engines.Sampling(
-        wanted.samples, wanted.temperature, wanted.top_p, wanted.top_k, wanted.max_tokens, wanted.seed
-    )
-    engine = engines.load(wanted.engine, generator, model, settings.device, None, wanted.batch_size)
-    prompts = [models.prompt_ids(tokenizer, settings.prompt, problem.question) for problem in problems]
-    completions = engine.generate(prompts, sampling)
+    prompts = [models.prompt_ids(tokenizer, settings.prompt, problem.question, wanted.thinking) for problem in problems]
+    length = generation.longest(prompts, wanted.max_tokens, models.context_length(generator, model), "rollouts")
+    setup = job.setup(generator, model, settings.device, None, wanted.batch_size, length, settings.vllm)
+    asked = generation.requests(problems, prompts, wanted.samples, wanted.seed)
+    ((made, shards),) = generation.run(wanted.engine, setup, [(asked, engines.sampling_of(wanted))], job)
 
     same = tokenizer.get_vocab() == own.get_vocab()
-    rows: list[dict[str, Any]] = []
-    for problem, made in zip(problems, completions, strict=True):
-        prompt = models.prompt_ids(own, settings.prompt, problem.question)
-        for index, completion in enumerate(made):
-            text = tokenizer.decode(completion.token_ids, skip_special_tokens=True)
-            tokens = completion.token_ids if same else _encode(own, text, completion.finish_reason == "stop")
-            rows.append(
-                _row(problem, index, "rollout", text, prompt, tokens, completion.finish_reason)
-                | {
-                    "log_prob": sum(completion.token_log_probs),
-                    "token_log_probs": completion.token_log_probs if same else None,
-                }
-            )
-    rows.extend(_references(problems, own, settings))
-    schema = SCHEMA.with_metadata({models.VOCABULARY: models.vocabulary_digest(own)})
-    with whole_file(output) as aside:
-        pq.write_table(pa.Table.from_pylist(rows, schema=schema), aside)
-    return _counts(rows)
-
-
-def _references(
-    problems: list[Problem], tokenizer: models.Tokenizer, settings: RolloutSettings
-) -> Iterator[dict[str, Any]]:
-    for problem in problems:
-        if problem.solution is not None:
-            prompt = models.prompt_ids(tokenizer, settings.prompt, problem.question)
-            tokens = _encode(tokenizer, problem.solution, finished=True)
-            yield _row(problem, -1, "reference", problem.solution, prompt, tokens, "reference")
-
-
-def _encode(tokenizer: models.Tokenizer, text: str, finished: bool) -> list[int]:
-    ids = list(tokenizer.encode(text, add_special_tokens=False))
-    return [*ids, tokenizer.eos_token_id] if finished else ids
-
-
-def _row(
-    problem: Problem, index: int, source: str, text: str, prompt: list[int], tokens: list[int], finish: str
-) -> dict[str, Any]:
-    grade = grading.grade(text, problem.answer)
-    return {
-        "problem_id": problem.id,
-        "sample": index,
-        "source": source,
-        "text": text,
-        "prompt_token_ids": prompt,
+    texts = [tokenizer.decode(list(one.token_ids), skip_special_tokens=True) for one in made]
+    tokens = [
+        one.token_ids if same else models.completion_ids(own, text, one.finish_reason == "stop")
+        for one, text in zip(made, texts, strict=True)
+    ]
+    of_base = [models.prompt_ids(own, settings.prompt, problem.question, wanted.thinking) for problem in problems]
+    columns: dict[str, Any] = {
+        "problem_id": [problem.id for problem in problems for _ in range(wanted.samples)],
+        "sample": list(range(wanted.samples)) * len(problems),
+        "text": texts,
+        "prompt_token_ids": [prompt for prompt in of_base for _ in range(wanted.samples)],
         "token_ids": tokens,
-        "finish_reason": finish,
-        "length": len(tokens),
-        "extracted": grade.extracted,
-        "reward": float(grade.correct),
+        "log_prob": [sum(one.token_log_probs) for one in made],
+        "token_log_probs": [one.token_log_probs if same else None for one in made],
+        "finish_reason": [one.finish_reason for one in made],
     }
-
-
-def _counts(rows: list[dict[str, Any]]) -> dict[str, int]:
-    sampled = [row for row in rows if row["source"] == "rollout"]
-    groups: dict[str, set[float]] = {}
-    for row in sampled:
-        groups.setdefault(row["problem_id"], set()).add(row["reward"])
+    write(columns, own, output)
+    shards.remove()
     return {
-        "problems": len(groups),
-        "rollouts": len(sampled),
-        "correct": sum(row["reward"] == 1.0 for row in sampled),
-        "mixed_problems": sum(len(rewards) > 1 for rewards in groups.values()),
-        "truncated": sum(row["finish_reason"] == "length" for row in sampled),
-        "references": len(rows) - len(sampled),
+        "problems": len(problems),
+        "rollouts": len(made),
+        "truncated": sum(one.finish_reason == "length" for one in made),
     }
+
+
+def write(columns: dict[str, Any], tokenizer: models.Tokenizer, output: Path) -> None:
+    """A table of completions.SCHEMA that says whose token ids it has."""
+    schema = completions.SCHEMA.with_metadata({models.VOCABULARY: models.vocabulary_digest(tokenizer)})
+    with whole_file(output) as aside:
+        pq.write_table(pa.table(columns, schema=schema), aside)

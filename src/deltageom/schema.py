@@ -97,16 +97,50 @@ class Dataset(Section):
         return self
 
 
-class Rollouts(Section):
-    generator: str  # base, teacher (embedded only), hub id or local folder
-    engine: Engine
+class Decoding(Section):
+    """How a model is sampled. Temperature 0 is greedy; top_p 1 and top_k 0 are off."""
+
     samples: Count
-    temperature: Positive
+    temperature: NonNegative
     top_p: Annotated[float, Field(gt=0, le=1)]
     top_k: Annotated[int, Field(ge=0)]
     max_tokens: Count
-    batch_size: Count
+    thinking: bool | None  # what the chat template is told as enable_thinking; None says nothing
     seed: Seed
+
+    @model_validator(mode="after")
+    def samples_differ(self) -> "Decoding":
+        if self.temperature == 0 and self.samples > 1:
+            raise ValueError(
+                f"samples {self.samples} at temperature 0 would be equal: set temperature above 0, or samples: 1"
+            )
+        return self
+
+
+class Rollouts(Decoding):
+    generator: str  # base, teacher (embedded only), hub id or local folder
+    file: str | None  # finished rollouts instead of a generator
+    engine: Engine
+    batch_size: Count
+
+
+class Benchmark(Dataset, Decoding):
+    """Problems, and how they are answered."""
+
+    @property
+    def dataset(self) -> Dataset:
+        return Dataset(**{key: getattr(self, key) for key in Dataset.model_fields})
+
+    @property
+    def decoding(self) -> Decoding:
+        return Decoding(**{key: getattr(self, key) for key in Decoding.model_fields})
+
+
+class Decontamination(Section):
+    """Training problems that share a run of words with a benchmark's."""
+
+    words: Count
+    overlap: Literal["count", "drop"]
 
 
 class Lora(Section):
@@ -179,10 +213,13 @@ class Training(Section):
 
 
 class Execution(Section):
-    """How runs are trained, not what they compute: a change reruns nothing."""
+    """How jobs run, not what they compute: a change reruns nothing."""
 
     processes: Count
     checkpoint_every: Count | None
+    shard_size: Count
+    tensor_parallel: Count
+    memory_share: Annotated[float, Field(gt=0, le=1)]
     report_to: list[Literal["tensorboard", "wandb", "trackio"]]
 
 
@@ -206,8 +243,15 @@ class Run(Section):
 
 class Evaluation(Section):
     engine: Engine
-    max_tokens: Count
     batch_size: Count
+
+
+class Vllm(Section):
+    """What the vLLM engine is told beside the model and the decoding."""
+
+    dtype: Literal["float32", "bfloat16", "float16"] | None  # None: the base's
+    max_model_length: Count | None  # tokens of prompt and completion; None: what the job's requests need
+    eager: bool
 
 
 class Geometry(Section):
@@ -250,3 +294,11 @@ class Measures(Section):
     geometry: Geometry
     connectivity: Connectivity
     cka: Cka
+
+
+class Statistics(Section):
+    """Which comparisons of scores are confirmatory, and how the others' intervals are resampled."""
+
+    family: Literal["base", "reference", "all"]
+    resamples: Annotated[int, Field(ge=100)]
+    seed: Seed

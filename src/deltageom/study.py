@@ -95,6 +95,8 @@ class _UniqueKeys(yaml.SafeLoader):
     def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
         seen = set()
         for key_node, _ in node.value:
+            if key_node.tag == "tag:yaml.org,2002:merge":  # `<<: *anchor`: keys beside it override those merged
+                continue
             key = self.construct_object(key_node, deep=True)
             if key in seen:
                 raise yaml.constructor.ConstructorError(None, None, f"key {key!r} stands twice", key_node.start_mark)
@@ -136,9 +138,10 @@ def _resolve(name: Any, layers: list[Layer]) -> Study:
     tree = {**tree, "study": name}
     tree.pop("extends", None)
     dataset, option_defaults, training = tree.pop("dataset"), tree.pop("methods"), tree.pop("training")
+    benchmark = dataset | tree.pop("decoding")
     tree["problems"] = merge(dataset, tree["problems"])
     benchmarks = {key: value for key, value in tree["benchmarks"].items() if value is not None}
-    tree["benchmarks"] = {key: merge(dataset, value) for key, value in benchmarks.items()}
+    tree["benchmarks"] = {key: merge(benchmark, value) for key, value in benchmarks.items()}
     expanded = grid.expand(tree.pop("grid"), tree["runs"])
     entries = {run: entry for run, (entry, _) in expanded.items()}
     runs = {key: value for key, value in tree["runs"].items() if value is not None}

@@ -1,9 +1,10 @@
-"""Score the base or a run on every benchmark: greedy pass@1, one record an item."""
+"""Answer every benchmark with the base or a run, one record a completion; `grade` grades them."""
 
 import argparse
 from pathlib import Path
 
 from deltageom.arguments import add_model, add_settings, named_path, parse_settings
+from deltageom.generation_arguments import add_generation, job_of
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -18,13 +19,20 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="a benchmark's problems (jsonl); repeat for more",
     )
     parser.add_argument("--output", type=Path, required=True, help="folder for NAME.jsonl")
+    add_generation(parser)
 
 
 def run(arguments: argparse.Namespace) -> list[str]:
     from deltageom import evaluation, jobs, records
+    from deltageom.errors import UserError
 
     settings = parse_settings(jobs.EvaluationSettings, arguments.settings)
     benchmarks = {name: records.read_problems(path) for name, path in arguments.benchmark}
-    accuracy = evaluation.evaluate(settings, arguments.base, arguments.adapter, benchmarks, arguments.output)
-    print(", ".join(f"{name} {value:.3f}" for name, value in accuracy.items()))
+    if missing := benchmarks.keys() - settings.decodings.keys():
+        raise UserError(f"--settings: decodings has no {sorted(missing)[0]!r}, which --benchmark names")
+    counts = evaluation.evaluate(
+        settings, arguments.base, arguments.adapter, benchmarks, arguments.output, job_of(arguments)
+    )
+    for name, found in counts.items():
+        print(f"{name}: " + ", ".join(f"{what} {count}" for what, count in found.items()))
     return [f"engines.{settings.evaluation.engine}"]

@@ -1,9 +1,10 @@
-"""Sample and grade the rollouts that every run is trained on."""
+"""Sample the completions that every run is trained on; `reward` grades them."""
 
 import argparse
 from pathlib import Path
 
 from deltageom.arguments import add_model, add_settings, parse_settings
+from deltageom.generation_arguments import add_generation, job_of
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -12,6 +13,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--generator", required=True, help="the model that is sampled: a folder or a hub id")
     parser.add_argument("--problems", type=Path, required=True, help="jsonl file of problems")
     parser.add_argument("--output", type=Path, required=True, help="parquet file to write")
+    add_generation(parser)
 
 
 def run(arguments: argparse.Namespace) -> list[str]:
@@ -24,6 +26,7 @@ def run(arguments: argparse.Namespace) -> list[str]:
         arguments.generator,
         records.read_problems(arguments.problems),
         arguments.output,
+        job_of(arguments),
     )
     print(", ".join(f"{name} {count}" for name, count in counts.items()))
     return [f"engines.{settings.rollouts.engine}"]

@@ -2,53 +2,82 @@
 
 import importlib
 import pkgutil
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal, Protocol
 
 from deltageom.errors import UserError
-from deltageom.schema import Base, Device
+from deltageom.schema import Base, Decoding, Device, Vllm
 
 
 @dataclass(frozen=True)
 class Sampling:
     """A decoding policy. Temperature 0 is greedy; top_p 1 and top_k 0 are off."""
 
-    samples: int
     temperature: float
     top_p: float
     top_k: int
     max_tokens: int
+
+
+@dataclass(frozen=True)
+class Request:
+    """One completion asked for: the prompt's token ids, and the seed of this completion's own random numbers."""
+
+    prompt: Sequence[int]
     seed: int
-
-
-def greedy(max_tokens: int) -> Sampling:
-    return Sampling(samples=1, temperature=0.0, top_p=1.0, top_k=0, max_tokens=max_tokens, seed=0)
 
 
 @dataclass(frozen=True)
 class Completion:
     """Token ids (T,), the closing end-of-sequence included if it finished, and the policy's log-prob of each (T,)."""
 
-    token_ids: list[int]
-    token_log_probs: list[float]
+    token_ids: Sequence[int]
+    token_log_probs: Sequence[float]
     finish_reason: Literal["stop", "length"]
 
 
 class Engine(Protocol):
-    """What rollouts and evaluation ask of an engine; its constructor takes what `load` passes."""
+    """What rollouts and evaluation ask of an engine."""
 
-    def generate(self, prompts: Sequence[Sequence[int]], sampling: Sampling) -> list[list[Completion]]:
-        """For each prompt (token ids) its `sampling.samples` completions, in order. Repeats for equal seeds."""
+    def generate(self, requests: Sequence[Request], sampling: Sampling) -> Iterator[tuple[int, Completion]]:
+        """Each request's index and its completion, as they finish.
+
+        A completion depends on its prompt, its seed and the policy. The requests that are computed beside it change it
+        no further than their arithmetic does: a batch rounds otherwise than another.
+        """
         ...
 
 
-def load(name: str, model: str, base: Base, device: Device, adapter: Path | None, batch_size: int) -> Engine:
+@dataclass(frozen=True)
+class Setup:
+    """What an engine is loaded with. `max_length`: tokens of the longest prompt and its completion together.
+
+    `lora`: whether other models of this comparison have adapters, so that one without goes through the same layers.
+    """
+
+    model: str
+    base: Base
+    device: Device
+    adapter: Path | None
+    batch_size: int
+    max_length: int
+    vllm: Vllm
+    tensor_parallel: int = 1
+    memory_share: float = 0.9
+    lora: bool = False
+
+
+def sampling_of(decoding: Decoding) -> Sampling:
+    return Sampling(decoding.temperature, decoding.top_p, decoding.top_k, decoding.max_tokens)
+
+
+def load(name: str, setup: Setup) -> Engine:
     """The engine, with the model and (never merged) the adapter loaded. Raises UserError if there is no such engine."""
     known = sorted(module.name for module in pkgutil.iter_modules(__path__))
     if name not in known:
         raise UserError(f"engine {name!r} is not part of this version; set engine: {' or '.join(known)}")
     module = importlib.import_module(f"deltageom.engines.{name}")
-    engine: Engine = module.load(model, base, device, adapter, batch_size)
+    engine: Engine = module.load(setup)
     return engine

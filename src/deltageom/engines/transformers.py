@@ -1,64 +1,50 @@
-"""Batched generation with transformers: key-value cache, left padding, the policy's log-probs kept step by step."""
+"""Batched generation with transformers: key-value cache, left padding, each row drawn with its own random numbers."""
 
-from collections.abc import Sequence
-from pathlib import Path
+from collections.abc import Iterator, Sequence
 
+import numpy as np
 import torch
-from tqdm import tqdm
 from transformers import GenerationConfig, LogitsProcessor, LogitsProcessorList
 from transformers.generation.logits_process import TemperatureLogitsWarper, TopKLogitsWarper, TopPLogitsWarper
 
 from deltageom import models
-from deltageom.engines import Completion, Sampling
-from deltageom.errors import UserError
-from deltageom.schema import Base, Device
+from deltageom.engines import Completion, Request, Sampling, Setup
 
 
-def load(model: str, base: Base, device: Device, adapter: Path | None, batch_size: int) -> "TransformersEngine":
-    network = models.load_run(model, base, device, adapter)
-    tokenizer = models.load_tokenizer(model, base)
-    return TransformersEngine(network, tokenizer.pad_token_id, tokenizer.eos_token_id, batch_size)
+def load(setup: Setup) -> "TransformersEngine":
+    network = models.load_run(setup.model, setup.base, setup.device, setup.adapter)
+    tokenizer = models.load_tokenizer(setup.model, setup.base)
+    return TransformersEngine(network, tokenizer.pad_token_id, tokenizer.eos_token_id, setup.batch_size)
 
 
 class TransformersEngine:
+    """Requests go through the model `batch_size` at a time, in the order given."""
+
     def __init__(self, model: models.Model, pad: int, eos: int, batch_size: int) -> None:
         self.model = model
         self.pad = pad
-        configured = model.generation_config.eos_token_id
-        configured = configured if isinstance(configured, list) else [configured]
-        self.eos = sorted({eos, *(token for token in configured if token is not None)})
+        self.eos = sorted({eos, *models.end_tokens(model.generation_config)})
         self.batch_size = batch_size
 
-    @torch.inference_mode()
-    def generate(self, prompts: Sequence[Sequence[int]], sampling: Sampling) -> list[list[Completion]]:
-        self._check_lengths(prompts, sampling.max_tokens)
-        # neighbours of like length waste little padding; the sort is stable, so equal calls make equal batches
-        flat = sorted(range(len(prompts) * sampling.samples), key=lambda i: len(prompts[i // sampling.samples]))
-        found: dict[int, Completion] = {}
-        torch.manual_seed(sampling.seed)
-        with tqdm(total=len(flat), unit="completion", mininterval=5) as progress:
-            for start in range(0, len(flat), self.batch_size):
-                rows = flat[start : start + self.batch_size]
-                made = self._batch([prompts[row // sampling.samples] for row in rows], sampling)
-                found.update(zip(rows, made, strict=True))
-                progress.update(len(rows))
-        return [
-            [found[index * sampling.samples + sample] for sample in range(sampling.samples)]
-            for index in range(len(prompts))
-        ]
+    def generate(self, requests: Sequence[Request], sampling: Sampling) -> Iterator[tuple[int, Completion]]:
+        for start in range(0, len(requests), self.batch_size):
+            batch = requests[start : start + self.batch_size]
+            yield from enumerate(self._batch(batch, sampling), start)
 
-    def _batch(self, prompts: list[Sequence[int]], sampling: Sampling) -> list[Completion]:
+    @torch.inference_mode()
+    def _batch(self, requests: Sequence[Request], sampling: Sampling) -> list[Completion]:
+        prompts = [list(request.prompt) for request in requests]
         width = max(map(len, prompts))
-        ids = torch.tensor([[self.pad] * (width - len(p)) + list(p) for p in prompts])
+        ids = torch.tensor([[self.pad] * (width - len(p)) + p for p in prompts])
         mask = torch.tensor([[0] * (width - len(p)) + [1] * len(p) for p in prompts])
-        recorder = _Recorder()
+        chooser = _Chooser(_uniforms(requests, sampling, self.model.device))
         sequences = self.model.generate(
             input_ids=ids.to(self.model.device),
             attention_mask=mask.to(self.model.device),
             generation_config=self._config(sampling),
-            logits_processor=LogitsProcessorList([*_warpers(sampling), recorder]),
+            logits_processor=LogitsProcessorList([*_warpers(sampling), chooser]),
         )
-        log_probs = recorder.finish(sequences).cpu()
+        log_probs = torch.cat(chooser.log_probs, dim=1).cpu()
         return [
             self._completion(tokens, scores)
             for tokens, scores in zip(sequences[:, width:].tolist(), log_probs.tolist(), strict=True)
@@ -67,7 +53,7 @@ class TransformersEngine:
     def _config(self, sampling: Sampling) -> GenerationConfig:
         """Everything that a model's own generation_config may set is set here: the study's policy, nothing else."""
         return GenerationConfig(
-            do_sample=sampling.temperature > 0,
+            do_sample=False,  # the chooser leaves one token to choose from
             temperature=1.0,
             top_p=1.0,
             top_k=0,
@@ -83,18 +69,17 @@ class TransformersEngine:
         length = len(tokens) if end is None else end + 1
         return Completion(tokens[:length], scores[:length], "length" if end is None else "stop")
 
-    def _check_lengths(self, prompts: Sequence[Sequence[int]], max_tokens: int) -> None:
-        context = self.model.config.get_text_config().max_position_embeddings
-        longest = max(map(len, prompts))
-        if longest + max_tokens > context:
-            raise UserError(
-                f"the longest prompt has {longest} tokens and max_tokens is {max_tokens}, more than the model's "
-                f"context of {context}: lower max_tokens"
-            )
+
+def _uniforms(requests: Sequence[Request], sampling: Sampling, device: torch.device) -> torch.Tensor | None:
+    """(requests, max_tokens) in [0, 1), a row by its request's seed alone; None for greedy."""
+    if sampling.temperature == 0:
+        return None
+    rows = [np.random.default_rng(request.seed).random(sampling.max_tokens) for request in requests]
+    return torch.from_numpy(np.stack(rows)).to(device)
 
 
 def _warpers(sampling: Sampling) -> list[LogitsProcessor]:
-    """The sampling policy, in transformers' own order. Given by hand, since the recorder must come after them."""
+    """The sampling policy, in transformers' own order. Given by hand, since the chooser must come after them."""
     if sampling.temperature == 0:
         return []
     warpers: list[LogitsProcessor] = []
@@ -107,23 +92,24 @@ def _warpers(sampling: Sampling) -> list[LogitsProcessor]:
     return warpers
 
 
-class _Recorder(LogitsProcessor):
-    """Keeps the log-prob of each chosen token, and of the (batch, vocabulary) scores only the last step's."""
+class _Chooser(LogitsProcessor):
+    """Chooses each row's next token, and keeps its log-prob; all other tokens' scores become -inf.
 
-    def __init__(self) -> None:
-        self.chosen: list[torch.Tensor] = []
-        self.last: torch.Tensor | None = None
+    A draw inverts the cumulative distribution at the row's own next uniform number: transformers draws a whole batch
+    from one generator, so that a completion would depend on which requests stand beside it.
+    """
 
-    def __call__(self, input_ids: torch.Tensor, scores: torch.Tensor) -> torch.Tensor:
-        self._take(input_ids)
-        self.last = scores.float().log_softmax(-1)
-        return scores
+    def __init__(self, uniforms: torch.Tensor | None) -> None:
+        self.uniforms = uniforms
+        self.log_probs: list[torch.Tensor] = []
 
-    def finish(self, sequences: torch.Tensor) -> torch.Tensor:
-        """(batch, steps): the log-prob of each new token."""
-        self._take(sequences)
-        return torch.cat(self.chosen, dim=1)
+    def __call__(self, _input_ids: torch.Tensor, scores: torch.Tensor) -> torch.Tensor:
+        log_probs = scores.float().log_softmax(-1)
+        token = log_probs.argmax(-1, keepdim=True) if self.uniforms is None else self._draw(log_probs, self.uniforms)
+        self.log_probs.append(log_probs.gather(1, token))
+        return torch.full_like(scores, -torch.inf).scatter_(1, token, 0.0)
 
-    def _take(self, sequences: torch.Tensor) -> None:
-        if self.last is not None:
-            self.chosen.append(self.last.gather(1, sequences[:, -1:].to(self.last.device)))
+    def _draw(self, log_probs: torch.Tensor, uniforms: torch.Tensor) -> torch.Tensor:
+        sums = log_probs.double().exp().cumsum(-1)
+        # times the last sum, which is not quite 1: so the first sum above is never past the end, nor of probability 0
+        return torch.searchsorted(sums, uniforms[:, len(self.log_probs), None] * sums[:, -1:], right=True)

@@ -1,0 +1,26 @@
+"""Grade the completions of the training problems: the rollouts that every run is trained on, with a data set card."""
+
+import argparse
+from pathlib import Path
+
+from deltageom.arguments import add_model, add_settings, parse_settings
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    add_settings(parser)
+    add_model(parser)
+    parser.add_argument("--completions", type=Path, required=True, help="parquet file of completions")
+    parser.add_argument("--problems", type=Path, required=True, help="jsonl file of their problems")
+    parser.add_argument("--workers", type=int, default=1, help="processes of the second grader (%(default)s)")
+    parser.add_argument("--output", type=Path, required=True, help="folder for rollouts.parquet and README.md")
+
+
+def run(arguments: argparse.Namespace) -> None:
+    from deltageom import jobs, records, rewards
+
+    settings = parse_settings(jobs.RewardSettings, arguments.settings)
+    problems = records.read_problems(arguments.problems)
+    counts = rewards.reward(
+        settings, arguments.base, arguments.completions, problems, arguments.output, arguments.workers
+    )
+    print(", ".join(f"{name} {count}" for name, count in counts.items()))
