@@ -6,7 +6,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from deltageom.errors import UserError
-from deltageom.grading import extract, grade, parse
+from deltageom.grading import answer_part, extract, grade, parse
 
 LONG = 10_000_000
 
@@ -47,6 +47,22 @@ LONG = 10_000_000
 )
 def test_extract(text, answer):
     assert extract(text) == answer
+
+
+@pytest.mark.parametrize(
+    ("text", "part"),
+    [
+        ("a", "a"),
+        ("", ""),
+        ("<think>a</think>b", "b"),
+        ("a</think>b</think> c ", " c "),
+        ("<think>a</think>", ""),
+        ("<think>a", None),
+        ("<think>a</think>b<think>c", None),
+    ],
+)
+def test_answer_part(text, part):
+    assert answer_part(text) == part
 
 
 @pytest.mark.parametrize(
@@ -134,6 +150,14 @@ def test_any_text_is_graded(text):
         (r"\boxed{0.333}", "1/3", "wrong"),
         (r"\boxed{x}", "18", "unparsable"),
         ("18", "18", "no answer"),
+        (r"\boxed{0.333333}", "1/3", "wrong"),  # no rounding
+        (r"\boxed{50\%}", "0.5", "wrong"),  # 50% is 50
+        ("\\boxed{\u202e81\u202c}", "18", "wrong"),  # a terminal shows 18
+        ("\\boxed{18\ud800}", "18", "unparsable"),
+        ("\ud800\\boxed{18}", "18", "correct"),
+        (r"\boxed{9^{9^{9^9}}}", "18", "unparsable"),
+        (r"\boxed{18} or \boxed{19", "18", "correct"),  # the last one is cut off
+        (r"\boxed{18}</think>", "18", "no answer"),
     ],
 )
 def test_grade(text, gold, reason):

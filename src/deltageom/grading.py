@@ -50,13 +50,19 @@ class Grade:
     reason: Reason
 
 
+def answer_part(text: str) -> str | None:
+    """What stands after the last `</think>`, the whole text if there is none; None where a <think> is left open."""
+    answer = text[text.rfind("</think>") + len("</think>") :] if "</think>" in text else text
+    return None if "<think>" in answer else answer
+
+
 def extract(text: str) -> str | None:
     r"""The final answer, or None: a think tag left open, neither box nor `####`, or nothing in it.
 
     Of nested boxes the innermost last one counts; a box that is never closed is skipped.
     """
-    answer = text[text.rfind("</think>") + len("</think>") :] if "</think>" in text else text
-    if "<think>" in answer:
+    answer = answer_part(text)
+    if answer is None:
         return None
     found = _last_box(answer)
     if found is None and "####" in answer:
