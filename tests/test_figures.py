@@ -37,7 +37,9 @@ def sample(count=3, layers=2, gaps=False):
     accuracy = []
     for benchmark, low in (("easy", 0.6), ("hard", 0.1)):
         for model, p in zip(["base", *runs], rng.uniform(low, low + 0.3, count + 1), strict=True):
-            accuracy.append((model, benchmark, 300, p, p - 0.05, p + 0.05))
+            spread = known(0.05, (model,), 0) if benchmark == "hard" else 0.05
+            samples, interval = (8, "bootstrap over problems") if benchmark == "hard" else (1, "Wilson")
+            accuracy.append((model, benchmark, 300, samples, p, interval, p - spread, p + spread))
     matrix = pd.DataFrame(np.eye(count), index=runs, columns=runs)
     for a, b in combinations(runs, 2):
         matrix.loc[a, b] = matrix.loc[b, a] = known(rng.uniform(-0.1, 1), (a, b), 0)
@@ -67,7 +69,7 @@ def sample(count=3, layers=2, gaps=False):
     frames = {
         "training": (methods.items(), "run method"),
         "training_curves": (curves, "run step metric value"),
-        "accuracy": (accuracy, "model benchmark n accuracy low high"),
+        "accuracy": (accuracy, "model benchmark n samples accuracy interval low high"),
         "connectivity": (paths, "a b alpha loss n"),
         "cka": (cka, "a b layer estimator similarity n"),
     }
@@ -179,13 +181,31 @@ def test_a_run_has_one_colour_in_all_figures():
 def test_accuracy_draws_the_table_in_its_order():
     built = sample(3)
     figure = figures.accuracy(built, REFERENCE)
-    assert [ax.get_title() for ax in figure.axes] == ["easy (n = 300)", "hard (n = 300)"]
+    assert [ax.get_title() for ax in figure.axes] == [
+        "easy (n = 300)\npass@1, Wilson",
+        "hard (n = 300)\navg@8, bootstrap over problems",
+    ]
     assert [t.get_text() for t in figure.axes[0].get_yticklabels()] == ["base", "sft", "rft", "dft"]
     for ax, benchmark in zip(figure.axes, ("easy", "hard"), strict=True):
         rows = built["accuracy"][built["accuracy"]["benchmark"] == benchmark].reset_index(drop=True)
         drawn = {int(y): x for x, y in (line.get_xydata()[0] for line in ax.get_lines()[1:])}
         assert drawn == rows["accuracy"].to_dict()
         assert ax.get_lines()[0].get_xdata()[0] == rows["accuracy"][0]  # the base's dashed line
+        intervals = {round(c.get_segments()[0][0, 1]): c.get_segments()[0][:, 0].tolist() for c in ax.collections}
+        assert intervals == {i: [row.low, row.high] for i, row in enumerate(rows.itertuples())}
+        (band,) = ax.patches
+        assert (band.get_x(), band.get_x() + band.get_width()) == pytest.approx((rows["low"][0], rows["high"][0]))
+
+
+def test_an_undefined_interval_is_left_out_with_a_note():
+    figure = figures.accuracy(sample(3, gaps=True), REFERENCE)
+    assert "Undefined, left out: dft 1 of 2 intervals." in said(figure)
+    assert "Undefined" not in said(figures.accuracy(sample(3), REFERENCE))
+    built = sample(3)
+    built["accuracy"].loc[built["accuracy"]["model"] == "base", ["low", "high"]] = math.nan
+    figure = figures.accuracy(built, REFERENCE)
+    assert "Undefined, left out: base 2 of 2 intervals." in said(figure)
+    assert [len(ax.patches) for ax in figure.axes] == [0, 0]
 
 
 def test_heatmap_shows_the_matrix_and_a_dash_for_undefined():

@@ -1,11 +1,24 @@
+"""Intervals and tests against closed forms, enumeration by hand and independent computation."""
+
+from itertools import combinations, product
 from math import comb, sqrt
 
 import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from scipy.stats import norm
 
-from deltageom.statistics import holm, mcnemar, wilson
+from deltageom.statistics import (
+    benjamini_hochberg,
+    bootstrap,
+    clopper_pearson,
+    holm,
+    mcnemar,
+    pass_at_k,
+    sign_flip,
+    wilson,
+)
 
 
 @pytest.mark.parametrize(("correct", "n"), [(8, 10), (0, 30), (30, 30), (1240, 1319)])
@@ -22,9 +35,27 @@ def test_wilson_takes_the_level():
 
 
 @pytest.mark.parametrize(("correct", "n"), [(0, 0), (3, 2), (-1, 2)])
-def test_wilson_refuses_impossible_counts(correct, n):
+@pytest.mark.parametrize("interval", [wilson, clopper_pearson])
+def test_intervals_refuse_impossible_counts(interval, correct, n):
     with pytest.raises(ValueError, match="must"):
-        wilson(correct, n)
+        interval(correct, n)
+
+
+def at_most(x, n, p):
+    return sum(comb(n, i) * p**i * (1 - p) ** (n - i) for i in range(x + 1))
+
+
+@pytest.mark.parametrize(("correct", "n"), [(8, 10), (1, 30), (29, 30), (150, 200)])
+def test_clopper_pearson_leaves_2_5_percent_in_each_tail(correct, n):
+    low, high = clopper_pearson(correct, n)
+    assert 1 - at_most(correct - 1, n, low) == pytest.approx(0.025, rel=1e-9)
+    assert at_most(correct, n, high) == pytest.approx(0.025, rel=1e-9)
+
+
+def test_clopper_pearson_at_the_ends_and_at_another_level():
+    assert clopper_pearson(0, 30) == pytest.approx((0, 1 - 0.025 ** (1 / 30)), abs=1e-12)
+    assert clopper_pearson(30, 30) == pytest.approx((0.025 ** (1 / 30), 1), abs=1e-12)
+    assert clopper_pearson(0, 5, 0.9)[1] == pytest.approx(1 - 0.05 ** (1 / 5), abs=1e-12)
 
 
 def paired(both, only_a, only_b, neither):
@@ -58,6 +89,145 @@ def test_mcnemar_refuses_what_is_not_paired_bools(a, b):
         mcnemar(a, b)
 
 
+# sampled scores
+
+
+def enumerated(differences):
+    """P(|T*| >= |T|) over all signs, in whole numbers."""
+    whole = [round(8 * d) for d in differences]
+    sums = [abs(sum(s * w for s, w in zip(signs, whole, strict=True))) for signs in product((1, -1), repeat=len(whole))]
+    return np.mean([total >= abs(sum(whole)) for total in sums])
+
+
+@pytest.mark.parametrize(
+    ("differences", "p"),
+    [
+        ([0.25] * 6, 2 / 64),  # the least that six can give: all one way
+        ([-0.25] * 6, 2 / 64),
+        ([0.5, 0.25, 0.125], 2 / 8),
+        ([0.5, 0.25, -0.125], 4 / 8),  # + + - and + + + reach it, and their opposites
+        ([1.0, -1.0], 1.0),
+        ([0.125], 1.0),
+        ([0.0, 0.0, 0.0], 1.0),
+    ],
+)
+def test_sign_flip_by_hand(differences, p):
+    assert sign_flip(differences, 1000, 0) == pytest.approx(p, rel=1e-12)
+
+
+@settings(deadline=None, max_examples=40)
+@given(st.lists(st.integers(-8, 8), min_size=1, max_size=9))
+def test_sign_flip_tries_all_signs_and_zeros_change_nothing(eighths):
+    differences = np.array(eighths) / 8
+    p = sign_flip(differences, 512, 0)
+    assert p == pytest.approx(enumerated(differences), rel=1e-9)
+    assert sign_flip(-differences, 512, 1) == p
+    assert sign_flip([*differences, *[0.0] * 100], 512, 0) == p
+
+
+@settings(deadline=None, max_examples=30)
+@given(st.integers(0, 7), st.integers(0, 6))
+def test_sign_flip_of_single_answers_is_mcnemar(only_a, only_b):
+    a, b = paired(3, only_a, only_b, 2)
+    assert sign_flip(a.astype(float) - b, 2**13, 0) == pytest.approx(mcnemar(a, b).p, rel=1e-9)
+
+
+def test_drawn_signs_count_the_observed_ones_too():
+    assert sign_flip(np.ones(60), 999, 0) == pytest.approx(2 / 1000, rel=1e-12)  # none of the drawn ones reaches it
+    assert sign_flip(np.ones(7), 128, 0) == pytest.approx(2 / 128, rel=1e-12)  # 2^7 patterns: all of them
+    times = sign_flip(np.ones(7), 100, 0) * 101 / 2  # too few for all of them: drawn, and the observed one
+    assert times == pytest.approx(round(times), abs=1e-9)
+    assert times >= 1
+
+
+def test_drawn_signs_are_near_the_exact_p_and_follow_the_seed():
+    a, b = paired(5, 25, 15, 5)
+    differences = a.astype(float) - b
+    exact, drawn = mcnemar(a, b).p, sign_flip(differences, 20000, 1)
+    assert abs(drawn - exact) < 5 * sqrt(2 * exact / 20000)  # five standard errors of a doubled tail
+    assert sign_flip(differences, 20000, 1) == drawn == sign_flip(-differences, 20000, 1)
+    assert sign_flip(differences, 20000, 2) != drawn
+
+
+def bca(values, resamples, rng, level=0.95):
+    """Efron 1987, written out: percentiles shifted by z0 (bias) and a (acceleration)."""
+    values, n = np.asarray(values), len(values)
+    means = values[rng.integers(n, size=(resamples, n))].mean(axis=1)
+    below = (np.mean(means < values.mean() - 1e-12) + np.mean(means <= values.mean() + 1e-12)) / 2
+    z0 = norm.ppf(below)
+    left_out = (values.sum() - values) / (n - 1)
+    spread = left_out.mean() - left_out
+    a = (spread**3).sum() / (6 * (spread**2).sum() ** 1.5)
+    z = z0 + norm.ppf([(1 - level) / 2, (1 + level) / 2])
+    return np.quantile(means, norm.cdf(z0 + z / (1 - a * z)))
+
+
+def test_bootstrap_is_bca():
+    values = np.random.default_rng(0).exponential(size=40)  # skewed: the plain percentiles lie elsewhere
+    expected = bca(values, 40000, np.random.default_rng(1))
+    assert bootstrap(values, 40000, 2) == pytest.approx(tuple(expected), rel=0.01)
+    drawn = values[np.random.default_rng(1).integers(40, size=(40000, 40))].mean(axis=1)
+    assert np.all(expected / np.quantile(drawn, [0.025, 0.975]) > 1.04)
+
+
+def test_bootstrap_of_many_is_the_normal_interval_and_follows_the_seed():
+    values = np.random.default_rng(0).integers(-8, 9, size=2000) / 8
+    half = 1.959963984540054 * values.std(ddof=1) / sqrt(2000)
+    found = bootstrap(values, 5000, 0)
+    assert found == pytest.approx((values.mean() - half, values.mean() + half), abs=0.1 * half)
+    assert bootstrap(values, 5000, 0) == found != bootstrap(values, 5000, 1)
+    low, high = bootstrap(values, 5000, 0, level=0.5)
+    assert found[0] < low < high < found[1]
+    assert bootstrap(-values, 5000, 0) == pytest.approx((-found[1], -found[0]), abs=0.02 * half)
+
+
+@pytest.mark.parametrize("values", [[0.0] * 30, [1.0] * 30, [0.25], [0.1 + 0.2, 0.3, 0.3], [-0.5, -0.5]])
+def test_bootstrap_of_equal_values_is_undefined(values):
+    assert bootstrap(values, 100, 0) is None
+
+
+@settings(deadline=None, max_examples=40)
+@given(st.lists(st.integers(-4, 4), min_size=2, max_size=12))
+def test_bootstrap_lies_within_the_values(quarters):
+    values = np.array(quarters) / 4
+    found = bootstrap(values, 200, 0)
+    assert (found is None) == (len(set(quarters)) == 1)
+    if found:
+        assert values.min() <= found[0] <= found[1] <= values.max()
+
+
+@pytest.mark.parametrize("values", [[], [0.5, float("nan")], [float("inf")], [[0.5]]])
+def test_resampling_refuses_what_is_no_list_of_numbers(values):
+    for resample in (bootstrap, sign_flip):
+        with pytest.raises(ValueError, match="finite numbers"):
+            resample(values, 100, 0)
+
+
+@pytest.mark.parametrize("samples", [1, 2, 5, 6])
+def test_pass_at_k_is_the_share_of_subsets_with_a_correct_one(samples):
+    for correct, k in product(range(samples + 1), range(1, samples + 1)):
+        subsets = list(combinations([True] * correct + [False] * (samples - correct), k))
+        expected = sum(any(subset) for subset in subsets) / len(subsets)
+        assert pass_at_k([correct], samples, k)[0] == pytest.approx(expected, abs=1e-15)
+
+
+def test_pass_at_k_of_one_is_the_mean_and_large_counts_do_not_overflow():
+    assert pass_at_k([0, 3, 8], 8, 1).tolist() == [0, 3 / 8, 1]
+    n, c, k = 20000, 3, 10000
+    expected = 1 - (n - k) * (n - k - 1) * (n - k - 2) / (n * (n - 1) * (n - 2))  # the 3 all outside the k
+    assert pass_at_k([c], n, k)[0] == pytest.approx(expected, rel=1e-12)
+    assert np.all(np.diff([pass_at_k([1], 64, k)[0] for k in range(1, 65)]) > 0)
+
+
+@pytest.mark.parametrize(("correct", "samples", "k"), [([1], 4, 0), ([1], 4, 5), ([5], 4, 1), ([-1], 4, 1)])
+def test_pass_at_k_refuses_impossible_counts(correct, samples, k):
+    with pytest.raises(ValueError, match=r"1 \.\.\. 4|0 \.\.\. 4"):
+        pass_at_k(correct, samples, k)
+
+
+# several tests
+
+
 def test_holm_by_hand():
     assert holm([0.01, 0.04, 0.03, 0.005]) == pytest.approx([0.03, 0.06, 0.06, 0.02], rel=1e-12)
     assert holm([0.5, 0.9]) == pytest.approx([1, 1])
@@ -73,7 +243,32 @@ def test_holm_steps_down():
     assert holm(p) == pytest.approx(expected, rel=1e-12)
 
 
+def test_benjamini_hochberg_by_hand():
+    # 4 p: 0.04, 0.16, 0.12, 0.02 at ranks 2, 4, 3, 1
+    assert benjamini_hochberg([0.01, 0.04, 0.03, 0.005]) == pytest.approx([0.02, 0.04, 0.04, 0.02], rel=1e-12)
+    assert benjamini_hochberg([0.9, 0.5]) == pytest.approx([0.9, 0.9])
+    assert benjamini_hochberg([0.25]) == pytest.approx([0.25])
+    assert benjamini_hochberg([]).shape == (0,)
+
+
+@settings(deadline=None, max_examples=40)
+@given(st.lists(st.floats(0, 1), min_size=1, max_size=20), st.floats(0.01, 0.5))
+def test_benjamini_hochberg_finds_what_its_procedure_finds(p, level):
+    """The largest k with p_(k) <= k level / n: the k smallest are found."""
+    ordered, n = sorted(p), len(p)
+    limits = [ordered[k - 1] for k in range(1, n + 1) if ordered[k - 1] <= k * level / n]
+    q = benjamini_hochberg(p)
+    expected = [bool(limits) and value <= max(limits) for value in p]
+    near = np.isclose(q, level, rtol=1e-9)
+    assert [found for found, close in zip(q <= level, near, strict=True) if not close] == [
+        found for found, close in zip(expected, near, strict=True) if not close
+    ]
+    assert np.all(q >= np.array(p) * (1 - 1e-12))
+    assert np.all(holm(p) >= q * (1 - 1e-12))
+
+
 @pytest.mark.parametrize("p", [[0.1, float("nan")], [1.5], [-0.1]])
-def test_holm_refuses_what_is_no_probability(p):
+@pytest.mark.parametrize("correct", [holm, benjamini_hochberg])
+def test_corrections_refuse_what_is_no_probability(correct, p):
     with pytest.raises(ValueError, match=r"\[0, 1\]"):
-        holm(p)
+        correct(p)

@@ -17,6 +17,7 @@ from deltageom.methods import interface
 from deltageom.run_tables import LORA
 from deltageom.study import load_study
 from deltageom.summary import full_name, summary
+from tests.graded import NO_OVERLAP, STATISTICS, answers
 
 RUNS = ["sft", "dft", "dpo"]
 
@@ -28,20 +29,20 @@ def study():
     return resolved | {"runs": {name: resolved["runs"][name] for name in RUNS}}
 
 
-def answers(solved):
-    return [
-        {"problem_id": i, "correct": c == "1", "finish_reason": "stop", "extracted": c, "length": 9}
-        for i, c in enumerate(solved)
-    ]
-
-
 @pytest.fixture(scope="module")
 def built(study):
-    """base, sft and dft solve as much on `easy`, dpo nothing; nobody differs on `hard`; dpo never moved in layer 0."""
+    """base, sft and dft solve as much on `easy`, dpo nothing; nobody differs on the tiny `hard`; with samples, dpo is
+    a little worse. dpo never moved in layer 0."""
     rng = np.random.default_rng(0)
     solved = {"base": "1" * 12, "sft": "1" * 12, "dft": "1" * 11 + "0", "dpo": "0" * 12}
-    evaluations = {(m, "easy"): answers(s) for m, s in solved.items()}
-    evaluations |= {(m, "hard"): answers("10") for m in solved}
+    graded = {(m, "easy"): answers(s) for m, s in solved.items()}
+    graded |= {(m, "hard"): answers("10") for m in solved}
+    graded |= {(m, "hard_sampled"): answers("111000", "110100", "000000", "100000") for m in solved}
+    graded["dpo", "hard_sampled"] = answers("111000", "100000", "000000", "000000")
+    graded["sft", "easy"][0] |= {"math_verify": False}
+    graded["dft", "easy"][1] |= {"math_verify": None, "math_verify_failure": "timeout"}
+    overlaps = {"benchmark": "easy", "problems": 12, "overlapping_problems": 2}
+    overlaps |= {"overlapping_training_problems": 5, "identical": 1}
     modules = []
     for layer in range(2):
         b, eye = rng.normal(size=(6, 4)), np.eye(4)
@@ -74,10 +75,13 @@ def built(study):
         study["runs"],
         selections,
         dict.fromkeys(RUNS, metrics.assign(value=0.5)),
-        evaluations,
+        graded,
         modules,
         paths,
         dict.fromkeys(pairs, cka.assign(n=100)),
+        NO_OVERLAP | {"training_problems": 512, "kept": 512, "benchmarks": [overlaps]},
+        STATISTICS,
+        "sft",
     )
 
 
@@ -93,7 +97,12 @@ def test_page_says_what_was_compared(study, built):
     page = summary(study, built, list(figures.FIGURES))
     assert page.startswith("# Study toy\n")
     most = study["rollouts"]["max_tokens"]
-    assert f"K = 4 of 512 problems from teacher, temperature 1, at most {most} tokens, seed 42" in page
+    drawn = f"4 samples a problem at temperature 1, seed 42, at most {most} tokens"
+    assert f"- Rollouts of 512 problems from teacher, {drawn}; one set, shared by all runs on rollouts." in page
+    assert (
+        "- Decontamination (13 consecutive words): of 512 training problems overlap 5 with easy (1 identical; 2 of its "
+        "12 problems); counted, none dropped." in page
+    )
     assert "the reference is sft" in page
     assert "initial A from seed 42 in every run" in page
     rows = rows_of(page, "loss")
@@ -198,11 +207,114 @@ def test_other_seeds_are_said_to_differ(study, built):
     assert "initial A from seed 42, 7, not the same in every run" in page
 
 
-def test_significance_is_counted_per_benchmark(study, built):
+def changed(study, section, **keys):
+    return study | {section: study[section] | keys}
+
+
+def test_rollouts_may_come_from_a_file_and_be_greedy(study, built):
+    page = summary(changed(study, "rollouts", file="data/<rollouts>.jsonl"), built, [])
+    assert "- Rollouts imported from data/&lt;rollouts&gt;.jsonl, of 512 problems; one set" in page
+    assert "from teacher" not in page
+    page = summary(changed(study, "rollouts", temperature=0.0, samples=1), built, [])
+    assert "- Rollouts of 512 problems from teacher, greedy, at most" in page
+
+
+def test_dropped_problems_are_said_to_be(study, built):
+    table = built["decontamination"].assign(overlap="drop", dropped=5)
+    page = summary(study, built | {"decontamination": table}, [])
+    assert "12 problems); 5 dropped before training." in page
+    assert "Decontamination" not in summary(study, built | {"decontamination": table[:0]}, [])
+
+
+def part(page, heading):
+    """The text below a heading, up to the next one."""
+    return page.split(f"{heading}\n\n")[1].split("\n\n#")[0]
+
+
+def test_each_benchmark_says_how_it_is_answered_and_what_it_can_find(study, built):
     page = summary(study, built, [])
-    assert "3 of 6 pairs of models differ on easy" in page
-    assert "None of 6 pairs of models differ on hard" in page
-    assert rows_of(page, "p holm")["sft"]["only a"] == "12"
+    pairs = built["comparisons"].set_index("benchmark")["minimum_detectable"]
+    easy, hard, sampled = (part(page, f"### {name}") for name in ("easy", "hard", "hard_sampled"))
+    assert easy.startswith(
+        "Greedy, at most 96 tokens; strict grader. Accuracy: mean over n = 12 problems, 95 % interval: Wilson "
+        "(Clopper-Pearson's: tables/accuracy.csv). n = 12: "
+    )
+    least, most = (f"{value:.4g}" for value in (pairs["easy"].min(), pairs["easy"].max()))
+    assert f"n = 12: a difference below {least} (of the pair that needs least; up to {most} of others) cannot" in easy
+    assert "n = 2: no difference between two models can be found with 80 % power." in hard
+    assert sampled.startswith("8 samples a problem at temperature 1, seed 42, at most 96 tokens; strict grader.")
+    assert "95 % interval: bootstrap over problems (BCa). n = 6: a difference below" in sampled
+    values = pairs["hard_sampled"].dropna()
+    assert f"{values.min():.4g} cannot be found with 80 % power." in sampled
+    assert "Clopper-Pearson" not in sampled
+
+
+def test_sampling_is_said_in_full(study, built):
+    harder = study["benchmarks"]["hard_sampled"] | {"top_p": 0.95, "top_k": 20, "thinking": False, "samples": 1}
+    page = summary(changed(study, "benchmarks", hard_sampled=harder), built, ["accuracy"])
+    how = "1 sample a problem at temperature 1, top-p 0.95, top-k 20, seed 42, at most 96 tokens, thinking off"
+    assert page.count(how) == 2  # in the section and under the figure
+
+
+def test_what_could_mislead_stands_beside_each_accuracy(study, built):
+    row = rows_of(part(summary(study, built, []), "### easy"), "accuracy")["dft"]
+    table = built["accuracy"].set_index(["model", "benchmark"]).loc["dft", "easy"]
+    assert row == {
+        "model": "dft", "correct": "11", "accuracy": "0.9167", "low": f"{table['low']:.4g}",
+        "high": f"{table['high']:.4g}", "answered rate": "1", "truncated rate": "0", "no verdict rate": "0.08333",
+        "math verify accuracy": f"{10 / 11:.4g}", "mean length": "10",
+    }  # fmt: skip
+
+
+def test_pass_at_k_is_a_column_a_k_in_the_order_of_the_models(study, built):
+    page = summary(study, built, [])
+    rows = rows_of(part(page, "### hard_sampled"), "pass@4")
+    assert list(rows) == ["base", *RUNS]
+    assert list(rows["dpo"]) == ["model", "pass@1", "pass@2", "pass@4"]
+    assert [rows[model]["pass@4"] for model in ("base", "dpo")] == [f"{4 / 6:.4g}", "0.5"]
+    assert "pass@" not in part(page, "### easy")
+
+
+def test_declared_family_is_all_shown_with_holm_and_others_are_exploration(study, built):
+    page = summary(study, built, [])
+    family = part(page, "### Declared comparisons")
+    table = built["comparisons"]
+    found = int((table["p_holm"] < 0.05).sum())
+    assert found == 1
+    assert "The declared family is each run with the base, 9 comparisons over all benchmarks." in family
+    assert "1 of 9 pairs of models differ (p < 0.05 after Holm's correction over the family):" in family
+    lines = [line for line in family.splitlines() if line.startswith("|")]
+    assert len(lines) == 2 + 9
+    worst = next(line for line in lines if line.split("|")[1:4] == [" easy         ", " dpo ", " base "])
+    row = table[(table["benchmark"] == "easy") & (table["a"] == "dpo") & (table["b"] == "base")].iloc[0]
+    cells = [text.strip() for text in worst.strip("|").split("|")]
+    assert cells[3:] == [
+        "-1", "–", "–", "0", "12", f"{2 / 2**12:.4g}", f"{9 * 2 / 2**12:.4g}", f"{row['minimum_detectable']:.4g}",
+    ]  # fmt: skip
+    exploration = part(page, "### Exploration")
+    assert "easy: 2 of 3 pairs of models differ (q < 0.05, Benjamini-Hochberg over these pairs):" in exploration
+    assert "hard: None of 3 pairs of models differ (q < 0.05, Benjamini-Hochberg over these pairs)." in exploration
+    rows = [[c.strip() for c in line.strip("|").split("|")] for line in exploration.splitlines() if "| dpo" in line]
+    assert [(row[1], row[6]) for row in rows] == [("sft", "12"), ("dft", "11")]  # b, only b; the surest first
+
+
+@pytest.mark.parametrize(
+    ("family", "said"), [("all", "every pair of models, 18"), ("reference", "each other run with sft, 6")]
+)
+def test_the_family_is_the_studys(study, built, family, said):
+    table = built["comparisons"].copy()
+    inside = (table["b"] == "sft") | (family == "all")
+    table = table.assign(family=inside, p_holm=0.5, q_bh=0.5)
+    page = summary(changed(study, "statistics", family=family), built | {"comparisons": table}, [])
+    assert f"The declared family is {said} comparisons over all benchmarks. None of" in page
+    assert ("### Exploration" in page) == (family != "all")
+
+
+def test_the_graders_are_counted_against_each_other(study, built):
+    assert (
+        "Of 152 completions the graders disagree on 1 (1 correct for the strict one alone, 0 for math-verify alone); "
+        "no verdict of math-verify on 1 (1 timeout)." in summary(study, built, [])
+    )
 
 
 def test_geometry_is_the_global_tables(study, built):
@@ -272,7 +384,9 @@ def test_each_given_figure_is_embedded_once_with_its_facts(study, built):
     captions = dict(re.findall(r"\]\(figures/(\w+)\.png\)\n\n(.+)\n", page))
     assert all("data order 42, initial A 42" in caption for caption in captions.values())
     facts = {
-        "accuracy": "easy n = 12, hard n = 2",
+        "accuracy": "mean over n problems: easy n = 12 (greedy, at most 96 tokens; 95 % interval: Wilson), hard n = 2 "
+        "(greedy, at most 96 tokens; 95 % interval: Wilson), hard_sampled n = 6 (8 samples a problem at temperature 1, "
+        "seed 42, at most 96 tokens; 95 % interval: bootstrap over problems (BCa)).",
         "cosine_heatmap": "all 2 modules stacked",
         "principal_angles": "k = 4",
         "connectivity_paths": f"n = 1 problems of easy, {study['measures']['connectivity']['points']} points",
@@ -294,14 +408,21 @@ def test_names_are_text_not_markup(study, built):
         assert len({len(re.findall(r"(?<!\\)\|", line)) for line in block.splitlines()}) == 1
 
 
-def test_long_list_of_differences_is_cut_to_base_and_reference(study, built):
-    models = ["base", *RUNS, *(f"x{i}" for i in range(5))]
-    many = pd.DataFrame([("easy", a, b, 9, 9, 0, 0.001, 0.01) for a, b in combinations(models, 2)])
-    page = summary(study, built | {"mcnemar": many.set_axis(built["mcnemar"].columns, axis="columns")}, [])
-    assert "36 of 36 pairs of models differ on easy" in page
-    assert "those with base or sft, all are in tables/mcnemar.csv" in page
-    block = next(b for b in page.split("\n\n") if b.startswith("|") and "p holm" in b)
-    assert len(block.splitlines()) == 2 + 15
+def test_long_list_of_differences_is_cut_to_the_most_significant(study, built):
+    models = ["base", *RUNS, *(f"x{i}" for i in range(6))]
+    pairs = [(b, a) for a, b in combinations(models, 2)]
+    row = built["comparisons"].iloc[:1]
+    many = pd.concat([row.assign(a=a, b=b) for a, b in pairs], ignore_index=True)
+    values = np.linspace(0.04, 0.001, len(pairs))  # the last are the most significant
+    for inside, column, other in ((True, "p_holm", "q_bh"), (False, "q_bh", "p_holm")):
+        table = many.assign(family=inside, **{column: values, other: math.nan})
+        page = summary(study, built | {"comparisons": table}, [])
+        assert "45 of 45 pairs of models differ" in page
+        assert "; the first 28 by significance, all are in tables/comparisons.csv:" in page
+        rows = next(b for b in page.split("\n\n") if b.startswith("|") and column.replace("_", " ") in b).splitlines()
+        assert len(rows) == 2 + 28
+        assert " x5 " in rows[2]
+        assert " 0.001 " in rows[2]
 
 
 def test_single_run_has_a_page(study, built):

@@ -1,4 +1,4 @@
-"""Tables against hand counts, dense computation and a known path; what is written is what is read."""
+"""Tables against dense computation and a known path; what is written is what is read."""
 
 import math
 import re
@@ -13,7 +13,6 @@ from hypothesis import strategies as st
 from deltageom import tables
 from deltageom.adapters import Factors
 from deltageom.collect import collect
-from deltageom.errors import UserError
 from deltageom.frames import MATRIX_KEY
 from deltageom.geometry.measures import measure_module
 from deltageom.geometry_tables import of_pairs, of_runs
@@ -22,6 +21,7 @@ from deltageom.markdown import cell, escape, markdown
 from deltageom.records import write_json, write_jsonl
 from deltageom.study import load_study
 from tests.conftest import ROOT
+from tests.graded import NO_OVERLAP, STATISTICS, answers
 
 SETTINGS = {"adapter": "lora", "learning_rate": 1e-3, "schedule": "cosine", "warmup": 0.25, "steps": 64}
 SETTINGS |= {"report_step": None, "batch_size": 16, "reduction": "token", "weight_decay": 0.01, "max_grad_norm": 1.5}
@@ -35,10 +35,10 @@ def run(method, **options):
     return {"method": method, "options": options, "training": SETTINGS | {"lora": LORA | {"target_modules": ["q"]}}}
 
 
-def answers(solved, **changes):
-    """Evaluation records of problems p0, p1, ...: '1' solved, '0' not."""
-    item = {"finish_reason": "stop", "extracted": "1", "length": 10} | changes
-    return [item | {"problem_id": f"p{i}", "correct": c == "1"} for i, c in enumerate(solved)]
+def build(runs=None, graded=None, deltas=None, metrics=None):
+    """Every table of these records; of what is not given, nothing."""
+    made = modules(deltas or {})
+    return tables.build(runs or {}, {}, metrics or {}, graded or {}, made, {}, {}, NO_OVERLAP, STATISTICS, "x")
 
 
 def modules(updates):
@@ -67,59 +67,11 @@ def stacked(updates, name):
     return np.concatenate([deltas[name].ravel() for deltas in updates.values()])
 
 
-# accuracy and McNemar
-
-
-def test_accuracy_counts_and_wilson_interval():
-    items = answers("1111111100")
-    items[8] |= {"finish_reason": "length", "extracted": None, "length": 110}
-    row = tables.accuracy({("base", "easy"): items}).iloc[0]
-    assert (row["n"], row["correct"], row["truncated"], row["unboxed"]) == (10, 8, 1, 1)
-    assert row["accuracy"] == 0.8
-    assert row["mean_length"] == 20.0
-    z, p, n = 1.959963984540054, 0.8, 10  # Wilson 1927
-    centre = (p + z * z / (2 * n)) / (1 + z * z / n)
-    half = z / (1 + z * z / n) * math.sqrt(p * (1 - p) / n + z * z / (4 * n * n))
-    assert row["low"] == pytest.approx(centre - half, rel=1e-9)
-    assert row["high"] == pytest.approx(centre + half, rel=1e-9)
-
-
-def test_mcnemar_counts_p_and_holm_within_a_benchmark():
-    easy = {"base": "0000000011", "x": "1111110011", "y": "1111111101"}
-    evaluations = {(m, "easy"): answers(s) for m, s in easy.items()}
-    evaluations |= {(m, "hard"): answers(s) for m, s in {"base": "01", "x": "10"}.items()}
-    table = tables.mcnemar(evaluations).set_index(["benchmark", "a", "b"])
-    counts = table[["only_a", "only_b"]].to_numpy().tolist()
-    assert table.index.tolist() == [
-        ("easy", "base", "x"),
-        ("easy", "base", "y"),
-        ("easy", "x", "y"),
-        ("hard", "base", "x"),
-    ]
-    assert counts == [[0, 6], [1, 8], [1, 2], [1, 1]]
-    p = [2 / 2**6, 2 * (1 + 9) / 2**9, 1.0, 1.0]
-    assert table["p"].tolist() == pytest.approx(p)
-    assert table["p_holm"].tolist() == pytest.approx([3 * p[0], 3 * p[0], 1.0, 1.0])  # 2 p[1] < 3 p[0]
-
-
-def test_mcnemar_pairs_by_problem_whatever_the_order():
-    evaluations = {("a", "easy"): answers("1100"), ("b", "easy"): answers("0100")[::-1]}
-    row = tables.mcnemar(evaluations).iloc[0]
-    assert (row["only_a"], row["only_b"]) == (1, 0)
-
-
-def test_mcnemar_refuses_other_problems_and_a_problem_twice():
-    with pytest.raises(UserError, match="a and b answered different problems of benchmark easy"):
-        tables.mcnemar({("a", "easy"): answers("11"), ("b", "easy"): answers("111")})
-    with pytest.raises(UserError, match=r"evaluation/a/easy\.jsonl has a problem_id twice"):
-        tables.mcnemar({("a", "easy"): answers("1") * 2, ("b", "easy"): answers("1")})
-
-
 # geometry
 
 
 def test_global_cosine_is_of_the_stacked_updates_not_a_mean(updates):
-    built = tables.build({}, {}, {}, {}, modules(updates), {}, {})
+    built = build(deltas=updates)
     x, y = stacked(updates, "x"), stacked(updates, "y")
     expected = x @ y / np.linalg.norm(x) / np.linalg.norm(y)
     by_module = of_pairs(built["geometry_module"]).query("a == 'x' and b == 'y'")["cosine"]
@@ -139,14 +91,14 @@ def test_angles_are_the_smallest_and_the_largest_in_degrees():
     x, y = np.zeros((4, 3)), np.zeros((4, 3))
     x[0, 0], x[1, 1] = 3, 2
     y[0, 0], y[1, 1], y[2, 1] = 3, 2 * np.cos(angle), 2 * np.sin(angle)  # the second output direction turns
-    built = tables.build({}, {}, {}, {}, modules({"layers.0.q": {"x": x, "y": y}}), {}, {})
+    built = build(deltas={"layers.0.q": {"x": x, "y": y}})
     row = of_pairs(built["geometry_module"]).iloc[0]  # of the larger k
     assert row["k"] == 2
     assert row[ANGLES].tolist() == pytest.approx([0, 25, 0, 0], abs=1e-6)
 
 
 def test_zero_update_is_missing_not_zero(updates):
-    built = tables.build({}, {}, {}, {}, modules(updates), {}, {})
+    built = build(deltas=updates)
     pairs = of_pairs(built["geometry_module"]).query("b == 'zero'")
     assert len(pairs) == 4
     assert pairs[["cosine", "orthogonal_fraction", *ANGLES, *OVERLAPS]].isna().all(axis=None)
@@ -259,7 +211,7 @@ def test_training_of_a_run_without_adapter_and_of_one_that_matches_a_norm(tmp_pa
 def test_curves_are_each_runs_metrics_in_the_order_of_the_study(updates):
     one = pd.DataFrame({"step": [1, 1, 2], "metric": ["loss", "grad_norm", "loss"], "value": [0.5, 7.0, math.nan]})
     runs = {"y": run("sft"), "x": run("dft")}
-    built = tables.build(runs, {}, {"x": one.assign(value=9.0), "y": one}, {}, modules(updates), {}, {})
+    built = build(runs, deltas=updates, metrics={"x": one.assign(value=9.0), "y": one})
     curves = built["training_curves"]
     assert curves.columns.tolist() == ["run", "step", "metric", "value"]
     assert curves["run"].tolist() == ["y"] * 3 + ["x"] * 3
@@ -342,12 +294,13 @@ def test_any_text_stays_in_its_cell(text):
 
 def test_study_of_one_run_has_every_table_and_no_pair(updates):
     alone = {name: {"x": deltas["x"]} for name, deltas in updates.items()}
-    built = tables.build({"x": run("sft")}, {}, {}, {("x", "easy"): answers("10")}, modules(alone), {}, {})
+    built = build({"x": run("sft")}, {("x", "easy"): answers("10")}, alone)
     empty = {name for name, table in built.items() if table.empty}
     assert empty == {
-        "training_curves", "mcnemar", "connectivity", "barriers", "cka",
+        "training_curves", "connectivity", "barriers", "cka",
+        "comparisons", "pass_at_k", "disagreements", "decontamination",
     }  # fmt: skip
-    for name in empty - {"training_curves"}:
+    for name in ("comparisons", "connectivity", "barriers", "cka"):
         assert tables.against(built[name], "x", ["x"]).empty
     for level in ("module", "layer", "global"):
         assert tables.against(of_pairs(built[f"geometry_{level}"]), "x", ["x"]).empty
@@ -371,7 +324,10 @@ def records(tmp_path, updates):
         ]
         write_metrics(tmp_path / f"runs/{name}/metrics.parquet", [*history, {"step": 2, "train_loss": 9.0}], counts)
     for number, model in enumerate(["base", "x", "b"]):
-        write_jsonl(tmp_path / f"evaluation/{model}/easy.jsonl", answers("0" * (3 - number) + "1" * number))
+        write_jsonl(tmp_path / f"graded/{model}/easy.jsonl", answers("0" * (3 - number) + "1" * number))
+    overlaps = {"benchmark": "easy", "problems": 3, "overlapping_problems": 1}
+    overlaps |= {"overlapping_training_problems": 2, "identical": 1}
+    write_json(tmp_path / "decontamination/report.json", NO_OVERLAP | {"benchmarks": [overlaps]})
     deltas = {name: {"x": of["x"], "b": of["y"]} for name, of in updates.items()}
     for module in modules(deltas):
         write_json(tmp_path / f"geometry/{module['module']}.json", module)
@@ -386,7 +342,9 @@ def records(tmp_path, updates):
 def test_collect_reads_what_the_rules_have_written(records, updates):
     study = load_study({}, ROOT)
     told = {"runs": {"b": study.runs["dft"], "x": study.runs["sft"]}, "order": ["x", "b"]}
-    built = collect(records, TableSettings(**told, benchmarks=["easy"], modules=list(updates)))
+    told |= {"benchmarks": ["easy"], "modules": list(updates), "reference": "x"}
+    told |= {"statistics": STATISTICS.model_copy(update={"family": "reference"})}
+    built = collect(records, TableSettings(**told))
     curves = built["training_curves"]
     assert curves["run"].drop_duplicates().tolist() == ["x", "b"]
     assert curves[curves["metric"] == "loss"].drop(columns="metric").to_numpy().tolist() == [
@@ -402,6 +360,12 @@ def test_collect_reads_what_the_rules_have_written(records, updates):
     assert trained["method"].to_dict() == {"x": "sft", "b": "dft"}
     assert trained.loc["x", ["stopped", "delta_norm", "matched_norm", "scale"]].tolist() == ["norm", 2.5, 3.5, 4.5]
     assert built["accuracy"].set_index("model")["correct"].to_dict() == {"base": 0, "x": 1, "b": 2}
+    assert built["comparisons"][["a", "b", "family"]].to_numpy().tolist() == [
+        ["x", "base", False],
+        ["b", "base", False],
+        ["b", "x", True],
+    ]
+    assert built["decontamination"][["benchmark", "overlapping_training_problems"]].to_numpy().tolist() == [["easy", 2]]
     assert built["cosine_matrix"][MATRIX_KEY].tolist() == ["x", "b"]
     assert built["connectivity"][["a", "b", "loss"]].to_numpy().tolist() == [["b", "x", 1.0], ["b", "x", 2.0]]
     assert built["cka"][["a", "b", "n"]].to_numpy().tolist() == [["b", "x", 4]]

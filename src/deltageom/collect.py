@@ -19,7 +19,7 @@ def collect(results: Path, settings: TableSettings) -> dict[str, pd.DataFrame]:
         {name: json.loads((results / "runs" / name / "selection.json").read_text()) for name in runs},
         {name: pd.read_parquet(results / "runs" / name / "metrics.parquet") for name in runs},
         {
-            (model, benchmark): read_jsonl(results / "evaluation" / model / f"{benchmark}.jsonl")
+            (model, benchmark): read_jsonl(results / "graded" / model / f"{benchmark}.jsonl")
             for model in ("base", *runs)
             for benchmark in settings.benchmarks
         },
@@ -30,6 +30,9 @@ def collect(results: Path, settings: TableSettings) -> dict[str, pd.DataFrame]:
             for b, path in _read(results / "connectivity" / f"{a}.csv").groupby("b")
         },
         {(a, b): _read(results / "cka" / a / f"{b}.csv") for a, b in itertools.combinations(sorted(runs), 2)},
+        json.loads((results / "decontamination" / "report.json").read_text()),
+        settings.statistics,
+        settings.reference,
     )
 
 

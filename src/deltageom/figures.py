@@ -85,28 +85,37 @@ def training_curves(tables: Tables, _reference: str) -> Figure:
 
 @_figure_of_study
 def accuracy(tables: Tables, _reference: str) -> Figure:
-    """Accuracy of every model with its 95 % Wilson interval, a panel a benchmark; base as line and band."""
+    """Accuracy of every model with its 95 % interval, a panel a benchmark; base as line and band."""
     table, look = tables["accuracy"], _looks(tables)
     models, benchmarks = list(table["model"].unique()), list(table["benchmark"].unique())
-    figure = drawing.blank(1.6 + 3.0 * len(benchmarks), 1.3 + 0.26 * len(models))
+    figure = drawing.blank(1.6 + 3.0 * len(benchmarks), 1.45 + 0.26 * len(models))
     axes = figure.subplots(1, len(benchmarks), sharey=True, squeeze=False)[0]
     for ax, benchmark in zip(axes, benchmarks, strict=True):
         rows = table[table["benchmark"] == benchmark].set_index("model")
         if "base" in rows.index:
-            ax.axvspan(rows.loc["base", "low"], rows.loc["base", "high"], color="#F3F3F3", zorder=0)
+            low, high = rows.loc["base", ["low", "high"]].astype(float)
+            if np.isfinite(low):
+                ax.axvspan(low, high, color="#F3F3F3", zorder=0)
             ax.axvline(rows.loc["base", "accuracy"], color=GREY, linestyle="--", linewidth=1, zorder=1)
         for position, model in enumerate(models):
             if model in rows.index:
                 row, style = rows.loc[model], look[model]
                 ax.hlines(position, row["low"], row["high"], color=style.colour, linewidth=1.6)
                 ax.plot(row["accuracy"], position, style.marker, color=style.colour, markersize=5.5)
-        ax.set_title(f"{drawing.label(benchmark)} (n = {drawing.span(rows['n'])})")
+        ax.set_title(f"{drawing.label(benchmark)} (n = {drawing.span(rows['n'])})\n{_protocol(rows)}")
         ax.set_xlabel("accuracy")
         ax.grid(axis="y", visible=False)
     axes[0].set_yticks(range(len(models)), [drawing.label(model) for model in models])
     axes[0].set_ylim(len(models) - 0.5, -0.5)
-    drawing.title(figure, "Accuracy (greedy pass@1) with 95 % Wilson interval; dashed line and band: base")
+    drawing.title(figure, "Accuracy with 95 % interval; dashed line and band: base")
+    drawing.note_undefined(figure, table.rename(columns={"model": "run"}), "low", "intervals")
     return figure
+
+
+def _protocol(rows: pd.DataFrame) -> str:
+    """What a benchmark's accuracy is, and which its interval: `pass@1, Wilson`."""
+    k = drawing.span(rows["samples"])
+    return f"{'pass@1' if k == '1' else f'avg@{k}'}, {', '.join(rows['interval'].unique())}"
 
 
 @_figure_of_study

@@ -13,12 +13,17 @@ MATRIX_KEY = "(run)"  # first column of cosine_matrix; no run can have this name
 TEXT = frozenset(
     {"model", "benchmark", "module", "run", "a", "b", "method", "options", "estimator", "reason", "unit", MATRIX_KEY}
     | {"metric", "measure", "adapter", "schedule", "reduction", "match_norm", "stopped"}
+    | {"interval", "test", "problem_id", "gold", "extracted", "failure", "overlap"}
 )
 INTEGER = frozenset(
-    {"n", "correct", "truncated", "unboxed", "only_a", "only_b", *COUNTS}
+    {"n", "samples", "sample", "correct", "only_a", "only_b", *COUNTS}
+    | {"completions", "both_correct", "both_wrong", "strict_alone", "math_verify_alone"}
+    | {"timeout", "memory", "crash", "error"}
+    | {"problems", "overlapping_problems", "overlapping_training_problems", "identical"}
+    | {"words", "training_problems", "dropped"}
     | {"rank", "step", "steps", "report_step", "batch_size", "max_length", "seed", "init_seed"}
 )
-BOOLEAN = frozenset({"rslora"})
+BOOLEAN = frozenset({"rslora", "family", "strict", "math_verify"})
 
 
 def frame(rows: Iterable[Record], columns: Sequence[str]) -> pd.DataFrame:

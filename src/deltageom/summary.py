@@ -10,13 +10,12 @@ from deltageom.markdown import cell, escape, markdown, readable
 from deltageom.methods import interface as methods
 from deltageom.run_tables import LORA
 from deltageom.summary_geometry import geometry
+from deltageom.summary_scores import accuracy, accuracy_caption, decoding, overlap
 from deltageom.tables import against
 
 Tables = Mapping[str, pd.DataFrame]
 
-SIGNIFICANCE = 0.05
 ENDING = ["steps_done", "stopped", "delta_norm", "matched_norm", "scale", "kl_to_base"]
-LISTED_PAIRS = 28  # as many as seven runs and the base make
 
 
 def summary(study: Mapping[str, Any], tables: Tables, figures: Sequence[str]) -> str:
@@ -26,7 +25,7 @@ def summary(study: Mapping[str, Any], tables: Tables, figures: Sequence[str]) ->
     sections = [
         _compared(study, tables),
         _training(tables),
-        _accuracy(study, tables),
+        ("Accuracy", accuracy(study, tables)),
         ("Weight updates", geometry(study, tables)),
         _connectivity(study, tables),
         _cka(study, tables),
@@ -51,16 +50,17 @@ FIGURES_OF_SECTION = (
 def _compared(study: Mapping[str, Any], tables: Tables) -> tuple[str, str]:
     base, rollouts, training = study["base"], study["rollouts"], tables["training"]
     problems = f"{cell(training['problems'].max())} problems" if "problems" in training else "each problem"
-    nucleus = f", top-p {cell(rollouts['top_p'])}" if rollouts["top_p"] < 1 else ""
-    nucleus += f", top-k {cell(rollouts['top_k'])}" if rollouts["top_k"] else ""
+    if rollouts["file"]:
+        source = f"imported from {escape(rollouts['file'])}, of {problems}"
+    else:
+        source = f"of {problems} from {escape(rollouts['generator'])}, {decoding(rollouts)}"
     facts = [
         f"Base model: {escape(base['model'])} ({base['layers']} layers, {base['dtype']}).",
-        f"Rollouts: K = {rollouts['samples']} of {problems} from {escape(rollouts['generator'])}, "
-        f"temperature {cell(rollouts['temperature'])}{nucleus}, at most {rollouts['max_tokens']} tokens, "
-        f"seed {rollouts['seed']}; one set, shared by all runs on rollouts.",
+        f"Rollouts {source}; one set, shared by all runs on rollouts.",
+        *overlap(tables["decontamination"]),
         f"Runs: {len(training)}; the reference is {escape(study['measures']['reference'])}.",
         *_trained(training),
-        f"Evaluation: greedy, at most {study['evaluation']['max_tokens']} tokens, strict grader.",
+        "Evaluation: strict grader, math-verify as second opinion; how each benchmark is answered: under Accuracy.",
     ]
     settings = [str(c) for c in training if c not in ("run", "method", "options", *ENDING)]
     differ = [c for c in settings if _with(training, c).nunique(dropna=False) > 1]
@@ -103,21 +103,6 @@ def _training(tables: Tables) -> tuple[str, str]:
     if (training["adapter"] == "none").any():
         text.append("A run without an adapter has no delta norm here: it is not followed where every weight trains.")
     return "Training", "\n\n".join(text)
-
-
-def _accuracy(study: Mapping[str, Any], tables: Tables) -> tuple[str, str]:
-    reference, text = study["measures"]["reference"], [markdown(readable(tables["accuracy"]))]
-    for benchmark, pairs in tables["mcnemar"].groupby("benchmark", sort=False):
-        found = pairs[pairs["p_holm"] < SIGNIFICANCE].drop(columns="benchmark")
-        statement = (
-            f"{len(found) or 'None'} of {len(pairs)} pairs of models differ on {escape(str(benchmark))} "
-            f"(exact McNemar, p < {SIGNIFICANCE} after Holm's correction over these pairs)"
-        )
-        if len(found) > LISTED_PAIRS:
-            found = found[found[["a", "b"]].isin(["base", reference]).any(axis="columns")]
-            statement += f"; those with base or {escape(reference)}, all are in tables/mcnemar.csv"
-        text += [f"{statement}:", markdown(readable(found))] if len(found) else [f"{statement}."]
-    return "Accuracy", "\n\n".join(text)
 
 
 def _connectivity(study: Mapping[str, Any], tables: Tables) -> tuple[str, str]:
@@ -170,15 +155,14 @@ def _captions(study: Mapping[str, Any], tables: Tables) -> dict[str, str]:
     seeds = f"Seeds: data order {_values(training['seed'])}"
     starts = training["init_seed"].dropna()
     seeds += f", initial A {_values(starts)}." if len(starts) else "."
-    modules, problems = count_modules(tables), tables["accuracy"].drop_duplicates("benchmark")
-    sizes = ", ".join(f"{escape(b)} n = {n}" for b, n in zip(problems["benchmark"], problems["n"], strict=True))
-    measures, k = study["measures"], study["measures"]["geometry"]["top_k"][-1]
+    modules, measures = count_modules(tables), study["measures"]
+    k = measures["geometry"]["top_k"][-1]
     connectivity, cka = measures["connectivity"], measures["cka"]
     angles = f"smallest (filled) and largest (hollow) of the k = {k} angles between the top left (output side) "
     angles += f"and right (input side) singular subspaces, over {modules} modules"
     texts = {
         "training_curves": _of_curves(study, tables),
-        "accuracy": f"Greedy pass@1 of the base and every run with 95 % Wilson intervals; {sizes}.",
+        "accuracy": accuracy_caption(study, tables),
         "cosine_heatmap": f"Cosine of every two updates, global: all {modules} modules stacked, not a mean.",
         "cosine_by_layer": f"Cosine of each update with {reference}'s, the modules of a layer stacked.",
         "orthogonal_fraction_by_layer": f"Part of each update left by its projection on {reference}'s, the "

@@ -19,7 +19,9 @@ from deltageom.frames import MATRIX_KEY, Record, frame, read_types, typed
 from deltageom.geometry_tables import geometry_tables, of_pairs, of_runs
 from deltageom.markdown import escape, markdown
 from deltageom.records import write_text
-from deltageom.run_tables import accuracy, mcnemar, training, training_curves
+from deltageom.run_tables import training, training_curves
+from deltageom.schema import Statistics
+from deltageom.score_tables import Graded, accuracy, comparisons, decontamination, disagreements, graders, pass_at_k
 
 UNDEFINED_BARRIERS = Barriers(mean_of_ends=math.nan, chord=math.nan, worst_alpha=math.nan)
 MARKDOWN_ROWS = 500  # a longer table is for a program to read: its .md shows the first so many
@@ -29,21 +31,28 @@ def build(
     runs: Mapping[str, Record],
     selections: Mapping[str, Record],
     metrics: Mapping[str, pd.DataFrame],
-    evaluations: Mapping[tuple[str, str], Sequence[Record]],
+    graded: Graded,
     modules: Sequence[Record],
     paths: Mapping[tuple[str, str], pd.DataFrame],
     similarities: Mapping[tuple[str, str], pd.DataFrame],
+    overlap: Record,
+    statistics: Statistics,
+    reference: str,
 ) -> dict[str, pd.DataFrame]:
     """Every table by name, from the arguments of the functions below; `runs` are the study's, in its order.
 
-    Those of the geometry are `geometry.aggregate.numbers`, one row a number.
+    Those of the geometry are `geometry.aggregate.numbers`, one row a number. `overlap` is the decontamination's report.
     """
     losses = connectivity(paths)
     tables = {
         "training": training(runs, selections),
         "training_curves": training_curves({run: metrics[run] for run in runs if run in metrics}),
-        "accuracy": accuracy(evaluations),
-        "mcnemar": mcnemar(evaluations),
+        "accuracy": accuracy(graded, statistics),
+        "pass_at_k": pass_at_k(graded, statistics),
+        "comparisons": comparisons(graded, statistics, reference),
+        "graders": graders(graded),
+        "disagreements": disagreements(graded),
+        "decontamination": decontamination(overlap),
         **geometry_tables(modules, runs),
         "connectivity": losses,
         "barriers": barriers(losses),
@@ -110,12 +119,15 @@ def against(pairs: pd.DataFrame, reference: str, order: Sequence[str]) -> pd.Dat
     """The pairs that hold `reference`, with column `run` for the other one, sorted by `order` (others last).
 
     Whatever has a direction is turned so that the reference is `a`: columns that differ by an `a` and a `b`
-    change places (loss_a and loss_b, ..._a_of_b and ..._b_of_a), and alphas (shares of a) become 1 - alpha.
+    change places (loss_a and loss_b, ..._a_of_b and ..._b_of_a), alphas (shares of a) become 1 - alpha, and a
+    `difference` (a minus b) changes its sign, with its interval.
     """
     first, second = pairs[pairs["a"] == reference], pairs[pairs["b"] == reference]
     turned = second.rename(columns=lambda column: re.sub("(?<![^_])[ab](?![^_])", _other, column))[pairs.columns]
     for alpha in {"alpha", "worst_alpha"}.intersection(turned.columns):
         turned = turned.assign(**{alpha: 1 - turned[alpha]})
+    if "difference" in turned.columns:
+        turned = turned.assign(difference=-turned["difference"], low=-turned["high"], high=-turned["low"])
     both = pd.concat([first, turned]).rename(columns={"b": "run"}).drop(columns="a")
     rank = {run: position for position, run in enumerate(order)}
     return both.sort_values("run", key=lambda runs: runs.map(rank), kind="stable").reset_index(drop=True)
