@@ -1,0 +1,58 @@
+"""Find the training problems that share a run of words with a benchmark's problem; count or drop them."""
+
+import argparse
+from pathlib import Path
+
+from deltageom.arguments import add_settings, named_path, parse_settings
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    add_settings(parser)
+    parser.add_argument("--train", type=Path, required=True, help="the training problems (jsonl)")
+    parser.add_argument(
+        "--benchmark",
+        type=named_path,
+        action="append",
+        required=True,
+        metavar="NAME=FILE",
+        help="a benchmark's problems (jsonl); repeat for more",
+    )
+    parser.add_argument(
+        "--output", type=Path, required=True, help="folder for train.jsonl, overlaps.jsonl, report.json"
+    )
+
+
+def run(arguments: argparse.Namespace) -> None:
+    from dataclasses import asdict
+
+    from deltageom import decontamination, jobs, records
+    from deltageom.errors import UserError
+
+    settings = parse_settings(jobs.DecontaminationSettings, arguments.settings).decontamination
+    training = records.read_problems(arguments.train)
+    benchmarks = {name: records.read_problems(path) for name, path in arguments.benchmark}
+    if len(benchmarks) < len(arguments.benchmark):
+        raise UserError("--benchmark: two have the same name; give each its own")
+    found = decontamination.overlaps(training, benchmarks, settings.words)
+    kept = training if settings.overlap == "count" else decontamination.without(training, found)
+    if not kept:
+        raise UserError(
+            f"decontamination drops all {len(training)} training problems: raise decontamination.words "
+            f"({settings.words}), or set decontamination.overlap: count"
+        )
+    report = {
+        "words": settings.words,
+        "overlap": settings.overlap,
+        "training_problems": len(training),
+        "kept": len(kept),
+        "benchmarks": decontamination.summary(benchmarks, found),
+    }
+    records.write_problems(arguments.output / "train.jsonl", kept)
+    records.write_jsonl(arguments.output / "overlaps.jsonl", map(asdict, found))
+    records.write_json(arguments.output / "report.json", report)
+    for row in decontamination.summary(benchmarks, found):
+        print(
+            "{benchmark}: {overlapping_problems} of {problems} problems overlap with {overlapping_training_problems} "
+            "training problems, {identical} of them identical".format_map(row)
+        )
+    print(f"{len(kept)} of {len(training)} training problems are kept")
