@@ -47,18 +47,13 @@ def baseline(name: str) -> str:
     return DPO if interface.load(name).FAMILY in ("preference", "pairwise") else SFT
 
 
-def make(folder: Path, size: str, device: str) -> None:
-    """The model, its tokenizer, rollouts and the base's log-probs of them, as a study would have left them."""
-    import numpy as np
-    import pyarrow as pa
-    import pyarrow.parquet as pq
+def make_model(folder: Path, size: str, device: str) -> Any:
+    """A Qwen3 of random weights and a tokenizer of as many words, saved; returns the tokenizer."""
     import torch
     from tokenizers import Tokenizer, models, pre_tokenizers
     from transformers import GenerationConfig, PreTrainedTokenizerFast, Qwen3Config, Qwen3ForCausalLM
 
-    from deltageom.models import VOCABULARY, vocabulary_digest
-
-    (hidden, layers, heads, kv_heads, head_dim, intermediate, vocabulary), (prompt, completion) = SIZES[size]
+    hidden, layers, heads, kv_heads, head_dim, intermediate, vocabulary = SIZES[size][0]
     torch.manual_seed(0)
     config = Qwen3Config(
         vocab_size=vocabulary,
@@ -73,19 +68,31 @@ def make(folder: Path, size: str, device: str) -> None:
     )
     model = Qwen3ForCausalLM(config).to(torch.bfloat16 if device == "cuda" else torch.float32)
     model.generation_config = GenerationConfig(eos_token_id=0, pad_token_id=0)
-    model.save_pretrained(folder / "base")
+    model.save_pretrained(folder)
     words = Tokenizer(models.WordLevel({f"t{i}": i for i in range(vocabulary)}, unk_token="t0"))
     words.pre_tokenizer = pre_tokenizers.Whitespace()
     tokenizer = PreTrainedTokenizerFast(tokenizer_object=words, eos_token="t0", pad_token="t0", unk_token="t0")
     tokenizer.chat_template = "{{ messages[0]['content'] }}"
-    tokenizer.save_pretrained(folder / "base")
+    tokenizer.save_pretrained(folder)
+    return tokenizer
 
+
+def make(folder: Path, size: str, device: str) -> None:
+    """The model, its tokenizer, rollouts and the base's log-probs of them, as a study would have left them."""
+    import numpy as np
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    from deltageom.models import VOCABULARY, vocabulary_digest
+
+    tokenizer = make_model(folder / "base", size, device)
+    (*_, vocabulary), (prompt, completion) = SIZES[size]
     random = np.random.default_rng(0)
     rows = []
     for problem in range(64):
-        start = random.integers(1, vocabulary, _length(random, prompt)).tolist()
+        start = random.integers(1, vocabulary, length(random, prompt)).tolist()
         for sample in range(4):
-            ids = random.integers(1, vocabulary, _length(random, completion)).tolist()
+            ids = random.integers(1, vocabulary, length(random, completion)).tolist()
             rows.append(
                 {
                     "problem_id": f"p{problem}",
@@ -104,7 +111,7 @@ def make(folder: Path, size: str, device: str) -> None:
     pq.write_table(pa.Table.from_pydict(scored), folder / "reference.parquet")
 
 
-def _length(random: Any, mean: int) -> int:
+def length(random: Any, mean: int) -> int:
     """Lognormal, as lengths of solutions are, cut at four times the mean."""
     return int(min(max(random.lognormal(0, 0.6) * mean * 0.84, 4), 4 * mean))
 

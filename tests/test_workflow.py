@@ -13,6 +13,7 @@ import pandas as pd
 import pytest
 import yaml
 
+from deltageom.records import read_jsonl
 from tests.conftest import ROOT, copy_project, snakemake
 
 # The toy at its smallest: every job runs, no number means anything. One run's length follows another's, and one trains
@@ -22,7 +23,7 @@ extends: toy
 embedded: {documents: 2400}
 teacher: {documents: 800}
 problems: {limit: 96}
-benchmarks: {easy: {limit: 16}, hard: {limit: 16}}
+benchmarks: {easy: {limit: 16}, hard: {limit: 16}, hard_sampled: {limit: 6, samples: 4}}
 rollouts: {samples: 8, max_tokens: 48}
 reference: {prompts: 4, max_tokens: 16}
 training: {steps: 3, batch_size: 8, micro_batch_size: 4, kl_every: 2}
@@ -32,12 +33,13 @@ runs:
   rift_linear: null
   dpo_as_long: {method: dpo, match_norm: {run: sft, how: scale}}
   whole: {method: sft, adapter: none, learning_rate: 1.0e-4}
-evaluation: {max_tokens: 32}
+decoding: {max_tokens: 32}
 measures:
   connectivity: {problems: 8, points: 3}
   cka: {prompts: 8}
 """
 RUNS = ["dpo", "dpo_as_long", "offline_grpo", "rft", "rift", "sft", "whole"]
+OF_A_RUN = {"train": 1, "evaluate": 1, "grade": 1, "hidden_states": 1}
 HOLD_ALL_RUNS = {"geometry": 4, "tables": 1, "figures": 1, "summary": 1}
 
 
@@ -78,14 +80,23 @@ def test_results_are_complete(finished: Path) -> None:
     results = finished / "results" / "smoke"
     accuracy = pd.read_csv(results / "tables" / "accuracy.csv")
     assert sorted(accuracy["model"].unique()) == sorted(["base", *RUNS])
-    assert len(accuracy) == 8 * 2
-    assert set(accuracy["n"]) == {16}
+    assert len(accuracy) == 8 * 3
+    assert set(zip(accuracy["benchmark"], accuracy["n"], accuracy["samples"], strict=True)) == {
+        ("easy", 16, 1),
+        ("hard", 16, 1),
+        ("hard_sampled", 6, 4),
+    }
     pairs = pd.read_csv(results / "tables" / "geometry_global.csv").query("measure == 'cosine'")
     assert len(pairs) == 21
     assert set(pairs["n_modules"]) == {16}
     for table in ("barriers", "connectivity", "cka"):
         assert len(pd.read_csv(results / "tables" / f"{table}.csv").groupby(["a", "b"])) == 21, table
-    assert len(pd.read_csv(results / "tables" / "mcnemar.csv")) == 28 * 2
+    comparisons = pd.read_csv(results / "tables" / "comparisons.csv")
+    assert len(comparisons) == 28 * 3
+    assert comparisons["family"].sum() == 7 * 3  # each run with the base
+    assert set(comparisons[comparisons["benchmark"] == "hard_sampled"]["test"]) == {"sign-flip permutation"}
+    assert set(pd.read_csv(results / "tables" / "pass_at_k.csv")["k"]) == {1, 2, 4}
+    assert pd.read_csv(results / "tables" / "graders.csv")["completions"].sum() == 8 * (16 + 16 + 24)
     figures = {path.name for path in (results / "figures").iterdir()}
     assert len({Path(name).stem for name in figures}) == 8
     for name in figures:
@@ -114,7 +125,8 @@ def test_every_artefact_has_its_provenance(finished: Path) -> None:
     jobs = {str(p.relative_to(results / "provenance")) for p in (results / "provenance").rglob("*.json")}
     assert {f"train/{run}.json" for run in RUNS} <= jobs
     assert len([job for job in jobs if job.startswith("cka/")]) == 21
-    assert {"pretrain.json", "teacher.json", "rollouts.json", "tables.json", "figures.json"} <= jobs
+    assert {"pretrain.json", "teacher.json", "rollouts.json", "reward.json", "decontaminate.json"} <= jobs
+    assert {"tables.json", "figures.json", "grade/sft.json"} <= jobs
 
 
 def test_finished_study_has_nothing_to_do(finished: Path) -> None:
@@ -129,7 +141,7 @@ def test_order_of_keys_reruns_nothing(finished: Path, study: Path) -> None:
 
 def test_one_runs_learning_rate_reruns_what_follows_from_that_run(finished: Path, study: Path) -> None:
     study.write_text(smoke(rift={"learning_rate": 1.0e-3}))
-    expected = Counter({"train": 1, "evaluate": 1, "hidden_states": 1, "connectivity": 5, "cka": 6, **HOLD_ALL_RUNS})
+    expected = Counter({**OF_A_RUN, "connectivity": 5, "cka": 6, **HOLD_ALL_RUNS})
     assert planned(finished) == expected
     trained = snakemake(finished, "--dry-run", "--config", "study=smoke", "--quiet", "rules").stdout
     assert "runs/sft" not in trained
@@ -149,8 +161,10 @@ def test_norms_are_equal_where_they_are_matched(finished: Path) -> None:
     assert norms["dpo"] < 0.9 * norms["sft"]
 
 
-def test_how_runs_are_trained_reruns_nothing(finished: Path, study: Path) -> None:
-    study.write_text(SMOKE + "execution: {checkpoint_every: 2, processes: 2, report_to: [wandb]}\n")
+def test_how_jobs_run_reruns_nothing(finished: Path, study: Path) -> None:
+    study.write_text(
+        SMOKE + "execution: {checkpoint_every: 2, processes: 2, report_to: [wandb], shard_size: 5, memory_share: 0.5}\n"
+    )
     assert planned(finished) == Counter()
 
 
@@ -167,16 +181,13 @@ def test_metrics_of_every_run(finished: Path) -> None:
     kl = curves[curves["metric"] == "kl_to_base"]
     assert sorted(kl["step"].unique()) == [2, 3]
     assert set(kl["run"]) == set(RUNS)
-    assert not (finished / "results" / "smoke" / "scratch").exists() or not list(
-        (finished / "results" / "smoke" / "scratch").iterdir()
-    )
+    for scratch in ("scratch", "shards"):
+        assert not list((finished / "results" / "smoke" / scratch).rglob("*")), scratch
 
 
 def test_a_new_run_is_trained_alone(finished: Path, study: Path) -> None:
     study.write_text(smoke(sft_again={"method": "sft", "seed": 7}))
-    assert planned(finished) == Counter(
-        {"train": 1, "evaluate": 1, "hidden_states": 1, "connectivity": 7, "cka": 7, **HOLD_ALL_RUNS}
-    )
+    assert planned(finished) == Counter({**OF_A_RUN, "connectivity": 7, "cka": 7, **HOLD_ALL_RUNS})
 
 
 def test_a_new_run_leaves_the_finished_pairs_alone(finished: Path, tmp_path: Path) -> None:
@@ -224,6 +235,80 @@ def test_edited_figures_are_only_drawn_again(finished: Path) -> None:
         assert planned(finished) == Counter({"figures": 1, "summary": 1})
     finally:
         path.write_text(before)
+
+
+def test_an_edited_grader_generates_nothing(finished: Path) -> None:
+    """It may change rewards, so runs are trained again and answer again; but the base does not, nor the teacher."""
+    path = finished / "src" / "deltageom" / "second_opinion.py"
+    before = path.read_text()
+    path.write_text(before + "\n# edited\n")
+    try:
+        jobs = planned(finished)
+    finally:
+        path.write_text(before)
+    assert (jobs["rollouts"], jobs["pretrain"], jobs["teacher"]) == (0, 0, 0)
+    assert (jobs["reward"], jobs["grade"]) == (1, 8)
+    assert jobs["evaluate"] == 7  # the runs'; the base's answers stand
+
+
+def test_another_benchmark_samples_no_rollouts(finished: Path, study: Path) -> None:
+    tree = yaml.safe_load(SMOKE)
+    tree["benchmarks"]["more"] = {"source": "embedded", "split": "easy", "limit": 4}
+    study.write_text(yaml.safe_dump(tree))
+    assert planned(finished) == Counter(
+        {"problems": 1, "decontaminate": 1, "evaluate": 8, "grade": 8, "tables": 1, "figures": 1, "summary": 1}
+    )
+
+
+def test_overlaps_are_dropped_before_anything_is_sampled(finished: Path, study: Path) -> None:
+    """A benchmark of the training problems themselves: the first twelve are gone, and the rollouts are of the rest."""
+    tree = yaml.safe_load(SMOKE) | {"decontamination": {"words": 200, "overlap": "drop"}}
+    tree["benchmarks"]["seen"] = {"source": "embedded", "split": "train", "limit": 12}
+    study.write_text(yaml.safe_dump(tree))
+    kept = "results/smoke/decontamination/train.jsonl"
+    stamps = {path: path.stat() for path in (finished / "results" / "smoke" / "decontamination").iterdir()}
+    done = snakemake(finished, "--config", "study=smoke", "--", kept)
+    try:
+        assert done.returncode == 0, done.stdout + done.stderr
+        trained_on = read_jsonl(finished / kept)
+        questions = {row["question"] for row in read_jsonl(finished / "results" / "smoke" / "problems" / "seen.jsonl")}
+        assert len(trained_on) == 96 - 12
+        assert not questions & {row["question"] for row in trained_on}
+        report = json.loads((finished / kept).with_name("report.json").read_text())
+        assert (report["training_problems"], report["kept"]) == (96, 84)
+        assert planned(finished)["rollouts"] == 1
+    finally:
+        study.write_text(SMOKE)
+        assert snakemake(finished, "--config", "study=smoke", "--", kept).returncode == 0
+        for path, stamp in stamps.items():
+            os.utime(path, ns=(stamp.st_atime_ns, stamp.st_mtime_ns))
+
+
+def test_finished_rollouts_are_imported(finished: Path) -> None:
+    """The smoke study's own, as a file of theirs: the same table, but for what a file does not say."""
+    columns = ["problem_id", "sample", "text", "finish_reason", "token_ids", "token_log_probs"]
+    own = pd.read_parquet(finished / "results" / "smoke" / "rollouts" / "rollouts.parquet")
+    sampled = own[own["source"] == "rollout"]
+    sampled[columns].rename(columns={"text": "response"}).to_parquet(finished / "theirs.parquet")
+    tree = yaml.safe_load(SMOKE)
+    tree["rollouts"]["file"] = "theirs.parquet"
+    (finished / "studies" / "imported.yaml").write_text(yaml.safe_dump(tree))
+    results = finished / "results" / "imported"
+    for part in ("base", "problems"):
+        shutil.copytree(finished / "results" / "smoke" / part, results / part)
+    done = snakemake(
+        finished,
+        *("--config", "study=imported", "--rerun-triggers", "mtime"),
+        *("--", "results/imported/rollouts/rollouts.parquet"),
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert "rule teacher" not in done.stdout + done.stderr
+    made = pd.read_parquet(results / "rollouts" / "rollouts.parquet")
+    pd.testing.assert_frame_equal(made.drop(columns="log_prob"), own.drop(columns="log_prob"))
+    assert made["log_prob"].to_numpy() == pytest.approx(own["log_prob"].to_numpy(), abs=1e-3, nan_ok=True)
+    (finished / "theirs.parquet").unlink()
+    done = snakemake(finished, "--config", "study=imported")
+    assert "rollouts.file: theirs.parquet: no such file" in done.stdout + done.stderr
 
 
 @pytest.mark.parametrize(
@@ -294,7 +379,7 @@ def test_real_data(finished: Path, tmp_path: Path) -> None:
         **{key: small[key] for key in ("embedded", "teacher", "problems")},
         "rollouts": small["rollouts"],
         "training": small["training"],
-        "evaluation": {"max_tokens": 8},
+        "decoding": {"max_tokens": 8},
         "reference": {"prompts": 4, "max_tokens": 8},
         "runs": dict.fromkeys(["dft", "rift", "rift_linear", "offline_grpo"]),
         "benchmarks": {"gsm8k": {"limit": 12}, "aime26": {"limit": 12}},

@@ -25,6 +25,39 @@ rule problems:
         " --provenance {output.provenance:q} --log {log:q}"
 
 
+rule decontaminate:
+    """Training problems that share a run of words with a benchmark's: counted, and dropped if the study says so."""
+    input:
+        train=f"{RESULTS}/problems/train.jsonl",
+        benchmarks=expand(
+            f"{RESULTS}/problems/{{benchmark}}.jsonl", benchmark=BENCHMARKS
+        ),
+        code=code("decontaminate"),
+    output:
+        files=expand(f"{RESULTS}/decontamination/{{file}}", file=DECONTAMINATION_FILES),
+        provenance=f"{RESULTS}/provenance/decontaminate.json",
+    log:
+        f"{RESULTS}/logs/decontaminate.log",
+    benchmark:
+        f"{RESULTS}/benchmarks/decontaminate.tsv"
+    conda:
+        "../../envs/cpu.yaml"
+    resources:
+        mem_mb=4000,
+        runtime=60,
+    params:
+        settings=lambda _: settings(decontamination=STUDY.decontamination),
+        benchmarks=[
+            argument
+            for name in BENCHMARKS
+            for argument in ("--benchmark", f"{name}={RESULTS}/problems/{name}.jsonl")
+        ],
+        folder=lambda _, output: folder(output.files),
+    shell:
+        "deltageom decontaminate --settings {params.settings:q} --train {input.train:q} {params.benchmarks:q}"
+        " --output {params.folder:q} --provenance {output.provenance:q} --log {log:q}"
+
+
 rule pretrain:
     """The embedded base: a tiny Qwen3 and its tokenizer, pre-trained on generated worked solutions."""
     input:

@@ -25,12 +25,23 @@ try:
         for dataset in (STUDY.problems, *STUDY.benchmarks.values()):
             if dataset.source == "file":
                 problem_sets.from_file(dataset)
+        if STUDY.rollouts.file and not Path(STUDY.rollouts.file).is_file():
+            raise UserError(f"rollouts.file: {STUDY.rollouts.file}: no such file")
 except UserError as error:
     raise WorkflowError(f"study {config.get('study')!r} cannot run:\n{error}")
 
-# Without how runs are trained, which is nothing that the summary speaks of.
+# Without how jobs run, which is nothing that the summary speaks of.
 COMPARED = STUDY.model_copy(
-    update={"execution": Execution(processes=1, checkpoint_every=None, report_to=[])}
+    update={
+        "execution": Execution(
+            processes=1,
+            checkpoint_every=None,
+            report_to=[],
+            shard_size=1,
+            tensor_parallel=1,
+            memory_share=1.0,
+        )
+    }
 )
 RESULTS = f"results/{STUDY.study}"
 # Sorted: the order of keys in a study's file changes no job. Reports alone keep the study's order.
@@ -40,6 +51,14 @@ PAIRS = list(itertools.combinations(RUNS, 2))
 BENCHMARKS = sorted(STUDY.benchmarks)
 ALL_MODULES = STUDY.modules()
 MODULES = sorted({module.split(".", 2)[2] for module in ALL_MODULES})
+# Where overlaps are only counted, a new benchmark is no reason to sample the training problems again.
+DROPS_OVERLAPS = STUDY.decontamination.overlap == "drop"
+TRAINED_ON = (
+    f"{RESULTS}/decontamination/train.jsonl"
+    if DROPS_OVERLAPS
+    else f"{RESULTS}/problems/train.jsonl"
+)
+DECONTAMINATION_FILES = ["train.jsonl", "overlaps.jsonl", "report.json"]
 BASE_RANK = STUDY.measures.geometry.base_rank
 GPUS = 1 if STUDY.device == "cuda" else 0
 ENVIRONMENT = "../../envs/gpu.yaml" if GPUS else "../../envs/cpu.yaml"
@@ -76,6 +95,10 @@ def engine_code(command, engine):
         return code(command)
 
 
+def generation_gpus(engine):
+    return GPUS * (STUDY.execution.tensor_parallel if engine == "vllm" else 1)
+
+
 def model_path(name):
     """Folder or hub id of `base`, `teacher` or another model."""
     if name == "teacher" or (name == "base" and STUDY.base.model == EMBEDDED):
@@ -97,7 +120,7 @@ def model_files(name):
 
 def dataset_of(name):
     """The data set that is written as problems/<name>.jsonl: a benchmark's, or the training prompts'."""
-    return STUDY.problems if name == "train" else STUDY.benchmarks[name]
+    return STUDY.problems if name == "train" else STUDY.benchmarks[name].dataset
 
 
 def dataset_file(wildcards):

@@ -1,5 +1,5 @@
 rule evaluate:
-    """Greedy pass@1 of the base or a run on every benchmark, through one path, one record an item."""
+    """Answers of the base or a run to every benchmark: one path, one engine start, one record a completion."""
     input:
         base=model_files("base"),
         adapter=adapter_of,
@@ -21,15 +21,23 @@ rule evaluate:
         ENVIRONMENT
     threads: 1
     resources:
-        gpu=GPUS,
+        gpu=generation_gpus(STUDY.evaluation.engine),
         mem_mb=3000 if not GPUS else 64000,
         runtime=60 if not GPUS else 720,
+        shard_size=STUDY.execution.shard_size,
+        tensor_parallel=STUDY.execution.tensor_parallel,
+        memory_share=str(STUDY.execution.memory_share),
     params:
         settings=lambda _: settings(
             evaluation=STUDY.evaluation,
+            decodings={
+                name: benchmark.decoding.model_dump(mode="json")
+                for name, benchmark in STUDY.benchmarks.items()
+            },
             prompt=STUDY.prompt,
             base=STUDY.base,
             device=STUDY.device,
+            vllm=STUDY.vllm,
         ),
         base=lambda _: model_path("base"),
         adapter=adapter_argument,
@@ -39,7 +47,39 @@ rule evaluate:
             for argument in ("--benchmark", f"{name}={RESULTS}/problems/{name}.jsonl")
         ],
         folder=lambda _, output: folder(output.records),
+        scratch=lambda w: f"{RESULTS}/shards/evaluate-{w.model}",
     shell:
         "deltageom evaluate --settings {params.settings:q} --base {params.base:q} {params.adapter:q}"
-        " {params.benchmarks:q} --output {params.folder:q}"
+        " {params.benchmarks:q} --output {params.folder:q} --scratch {params.scratch:q}"
+        " --shard-size {resources.shard_size} --tensor-parallel {resources.tensor_parallel}"
+        " --memory-share {resources.memory_share} --provenance {output.provenance:q} --log {log:q}"
+
+
+rule grade:
+    """A model's records with what each of two graders says: no GPU, so that a change of a grader generates nothing."""
+    input:
+        records=expand(
+            f"{RESULTS}/evaluation/{{{{model}}}}/{{benchmark}}.jsonl",
+            benchmark=BENCHMARKS,
+        ),
+        code=code("grade"),
+    output:
+        graded=expand(
+            f"{RESULTS}/graded/{{{{model}}}}/{{benchmark}}.jsonl", benchmark=BENCHMARKS
+        ),
+        provenance=f"{RESULTS}/provenance/grade/{{model}}.json",
+    log:
+        f"{RESULTS}/logs/grade/{{model}}.log",
+    benchmark:
+        f"{RESULTS}/benchmarks/grade/{{model}}.tsv"
+    conda:
+        "../../envs/cpu.yaml"
+    threads: 1
+    resources:
+        mem_mb=3000,
+        runtime=120,
+    params:
+        folder=lambda _, output: folder(output.graded),
+    shell:
+        "deltageom grade {input.records:q} --output {params.folder:q} --workers {threads}"
         " --provenance {output.provenance:q} --log {log:q}"

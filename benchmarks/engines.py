@@ -1,0 +1,225 @@
+"""Tokens a second of the rollouts job against the bare engine on the same prompts, and of one engine against the other.
+
+    python benchmarks/engines.py                                        # CPU, minutes; vLLM where it is installed
+    python benchmarks/engines.py --device cuda --size 600m --prompts 512
+
+The job does what `deltageom rollouts` does: prompts through the chat template, a seed a completion, log-probs, shards
+on the disk, text, one parquet file. Bare is what one would write by hand with the same engine, `LLM.generate` or
+`model.generate` in batches of like length; samples, temperature and tokens are the same, no seeds, no log-probs,
+nothing written. Each contender runs in a process of its own, in rounds of all of them; the clock starts when the engine
+is loaded and has answered eight prompts. A ratio is taken within a round, and given as median and range over the
+rounds. Weights are random, so that nearly every completion has the most tokens allowed; those made are counted.
+"""
+
+import argparse
+import importlib.util
+import json
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from training import SIZES, length, make_model
+
+WARM_UP = 8
+CONTENDERS = ["transformers, bare", "transformers, job", "vllm, bare", "vllm, job"]
+RATIOS = [
+    ("transformers, job", "transformers, bare"),
+    ("vllm, job", "vllm, bare"),
+    ("vllm, bare", "transformers, bare"),
+    ("vllm, job", "transformers, job"),
+]
+
+
+def measure(name: str, folder: Path, given: argparse.Namespace) -> dict[str, float]:
+    engine, kind = name.split(", ")
+    load: Callable[..., Callable[[int], int]] = {
+        ("vllm", "bare"): bare_vllm,
+        ("transformers", "bare"): bare_transformers,
+    }.get((engine, kind), job)
+    started = time.perf_counter()
+    generate = load(folder, given) if kind == "bare" else load(folder, given, engine)
+    generate(WARM_UP)
+    loaded = time.perf_counter()
+    tokens = generate(given.prompts)
+    seconds = time.perf_counter() - loaded
+    return {"tokens_a_second": tokens / seconds, "tokens": tokens, "start_seconds": loaded - started}
+
+
+def job(folder: Path, given: argparse.Namespace, engine: str) -> Callable[[int], int]:
+    """The job itself; its engine, loaded once, is kept for the second call, which is the one that is timed."""
+    import pyarrow.compute as pc
+    import pyarrow.parquet as pq
+    import yaml
+
+    from deltageom import engines, generation, rollouts
+    from deltageom.jobs import RolloutSettings
+    from deltageom.records import Problem
+
+    config = yaml.safe_load((Path(__file__).parents[1] / "config.yaml").read_text())
+    dtype = "bfloat16" if given.device == "cuda" else "float32"
+    settings = RolloutSettings.model_validate(
+        {
+            "rollouts": config["rollouts"]
+            | {"engine": engine, "samples": given.samples, "max_tokens": given.tokens, "batch_size": given.batch_size},
+            "prompt": {"template": "{question}", "system": None},
+            "base": config["base"] | {"layers": SIZES[given.size][0][1], "dtype": dtype},
+            "device": given.device,
+            "vllm": config["vllm"] | {"eager": given.eager, "max_model_length": _longest(folder, given)},
+        }
+    )
+    kept: list[engines.Engine] = []
+    load = engines.load
+
+    def once(name: str, setup: engines.Setup) -> engines.Engine:
+        if not kept:
+            kept.append(load(name, setup))
+        return kept[0]
+
+    engines.load = once
+    base = str(folder / "base")
+
+    def generate(prompts: int) -> int:
+        problems = [Problem(f"p{number}", text, "1", None) for number, text in enumerate(_texts(folder)[:prompts])]
+        output = folder / f"{engine}.parquet"
+        rollouts.sample(settings, base, base, problems, output, generation.Job(folder / "scratch", given.shard_size))
+        return int(pc.sum(pc.list_value_length(pq.read_table(output)["token_ids"])).as_py())
+
+    return generate
+
+
+def bare_vllm(folder: Path, given: argparse.Namespace) -> Callable[[int], int]:
+    from deltageom.engines.vllm import _prepare_environment
+
+    _prepare_environment()
+    from vllm import LLM, SamplingParams
+
+    llm = LLM(
+        model=str(folder / "base"),
+        dtype="bfloat16" if given.device == "cuda" else "float32",
+        max_model_len=_longest(folder, given),
+        max_num_seqs=given.batch_size,
+        enforce_eager=given.eager,
+    )
+
+    def generate(prompts: int) -> int:
+        policy = SamplingParams(n=given.samples, temperature=1.0, max_tokens=given.tokens)
+        made = llm.generate(_texts(folder)[:prompts], policy, use_tqdm=False)
+        return sum(len(output.token_ids) for request in made for output in request.outputs)
+
+    return generate
+
+
+def bare_transformers(folder: Path, given: argparse.Namespace) -> Callable[[int], int]:
+    import torch
+    from transformers import AutoModelForCausalLM, AutoTokenizer
+
+    dtype = torch.bfloat16 if given.device == "cuda" else torch.float32
+    model = AutoModelForCausalLM.from_pretrained(folder / "base", dtype=dtype).to(given.device).eval()
+    tokenizer = AutoTokenizer.from_pretrained(folder / "base", padding_side="left")
+
+    def generate(prompts: int) -> int:
+        texts = sorted(_texts(folder)[:prompts], key=len)
+        size, tokens = given.batch_size // given.samples, 0
+        for start in range(0, len(texts), size):
+            batch = tokenizer(texts[start : start + size], return_tensors="pt", padding=True).to(given.device)
+            with torch.inference_mode():
+                made = model.generate(
+                    input_ids=batch["input_ids"],
+                    attention_mask=batch["attention_mask"],
+                    do_sample=True,
+                    temperature=1.0,
+                    top_k=0,
+                    num_return_sequences=given.samples,
+                    max_new_tokens=given.tokens,
+                )
+            new = made[:, batch["input_ids"].shape[1] :]
+            tokens += int((new != tokenizer.pad_token_id).sum())
+        return tokens
+
+    return generate
+
+
+def _texts(folder: Path) -> list[str]:
+    texts: list[str] = json.loads((folder / "prompts.json").read_text())
+    return texts
+
+
+def _longest(folder: Path, given: argparse.Namespace) -> int:
+    return max(len(text.split()) for text in _texts(folder)) + int(given.tokens)
+
+
+def write_prompts(folder: Path, given: argparse.Namespace) -> None:
+    """Words of the tokenizer, one a token, in lengths as prompts have them."""
+    import numpy as np
+
+    random = np.random.default_rng(0)
+    (*_, vocabulary), (prompt, _) = SIZES[given.size]
+    texts = [
+        " ".join(f"t{word}" for word in random.integers(1, vocabulary, length(random, prompt)))
+        for _ in range(max(given.prompts, WARM_UP))
+    ]
+    (folder / "prompts.json").write_text(json.dumps(texts))
+
+
+def tables(found: dict[str, list[dict[str, Any]]]) -> str:
+    lines = ["| contender | tokens / s | tokens | start, s |", "|---|---|---|---|"]
+    for name, rounds in found.items():
+        middle = {key: statistics.median(one[key] for one in rounds) for key in rounds[0]}
+        lines.append(
+            f"| {name} | {middle['tokens_a_second']:,.0f} | {middle['tokens']:,.0f} | {middle['start_seconds']:.1f} |"
+        )
+    lines += ["", "| | against | ratio of tokens / s (range) |", "|---|---|---|"]
+    for name, against in RATIOS:
+        if name in found and against in found:
+            rates = zip(found[name], found[against], strict=True)
+            ratios = [one["tokens_a_second"] / other["tokens_a_second"] for one, other in rates]
+            shown = f"{statistics.median(ratios):.2f} ({min(ratios):.2f}-{max(ratios):.2f})"
+            lines.append(f"| {name} | {against} | {shown} |")
+    return "\n".join(lines)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--device", choices=["cpu", "cuda"], default="cpu")
+    parser.add_argument("--size", choices=list(SIZES), default="tiny")
+    parser.add_argument("--prompts", type=int, default=256)
+    parser.add_argument("--samples", type=int, default=4)
+    parser.add_argument("--tokens", type=int, default=64, help="of a completion, at most")
+    parser.add_argument("--batch-size", type=int, default=128, help="sequences at once")
+    parser.add_argument("--shard-size", type=int, default=256)
+    parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--eager", action="store_true", help="vLLM without compilation")
+    parser.add_argument("--only", nargs="*", choices=["transformers", "vllm"], help="these engines alone")
+    parser.add_argument("--folder", type=Path, help=argparse.SUPPRESS)
+    parser.add_argument("--contender", help=argparse.SUPPRESS)
+    given = parser.parse_args()
+    if given.contender:
+        print("\n" + json.dumps(measure(given.contender, given.folder, given)))
+        return
+    names = [name for name in CONTENDERS if not given.only or name.split(",")[0] in given.only]
+    if importlib.util.find_spec("vllm") is None:
+        names = [name for name in names if not name.startswith("vllm")]
+        print("vLLM is not installed here: transformers alone", file=sys.stderr)
+    found: dict[str, list[dict[str, Any]]] = {name: [] for name in names}
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        make_model(folder / "base", given.size, given.device)
+        write_prompts(folder, given)
+        for round_ in range(given.rounds):
+            for contender in names[round_ % len(names) :] + names[: round_ % len(names)]:
+                command = [sys.executable, __file__, *sys.argv[1:], "--contender", contender, "--folder", name]
+                done = subprocess.run(command, capture_output=True, text=True, check=False)
+                if done.returncode:
+                    sys.exit(f"{contender} failed:\n{done.stderr}")
+                found[contender].append(json.loads(done.stdout.splitlines()[-1]))
+                print(f"round {round_ + 1}, {contender}: {found[contender][-1]}", file=sys.stderr)
+    print(tables(found))
+
+
+if __name__ == "__main__":
+    main()
