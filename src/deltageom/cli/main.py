@@ -42,6 +42,10 @@ def _run(command: ModuleType, arguments: argparse.Namespace) -> None:
 
     from deltageom import provenance, records
 
+    if arguments.gpus:
+        from deltageom import devices
+
+        devices.take(arguments.gpus)  # before the command imports torch; until this process ends
     watch = provenance.Stopwatch()
     found_by_name = command.run(arguments) or []
     if arguments.provenance:
@@ -72,6 +76,13 @@ def _parser(commands: dict[str, ModuleType]) -> argparse.ArgumentParser:
         module.add_arguments(sub)
         sub.add_argument("--log", type=Path, help="write all output here; the terminal gets errors alone")
         sub.add_argument("--provenance", type=Path, help="write versions, settings, time and memory here (JSON)")
+        sub.add_argument(
+            "--gpus",
+            type=int,
+            default=0,
+            metavar="N",
+            help="take N free GPUs before anything else, waiting for them if need be; sets CUDA_VISIBLE_DEVICES (0)",
+        )
     return parser
 
 

@@ -49,6 +49,8 @@ def load(setup: Setup) -> "VllmEngine":
             logprobs_mode="processed_logprobs",  # the sampling policy's own, as Completion promises
             generation_config="vllm",  # the study's policy, not what the model's file suggests
             disable_log_stats=True,
+            # on a CPU vLLM 0.31 cannot take back the draw of a request whose prompt it has read in part
+            **({"enable_chunked_prefill": False} if setup.device == "cpu" else {}),
         )
         eos = sorted(
             {tokenizer.eos_token_id, *models.end_tokens(models.load_generation_config(setup.model, setup.base))}
