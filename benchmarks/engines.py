@@ -6,9 +6,10 @@
 The job does what `deltageom rollouts` does: prompts through the chat template, a seed a completion, log-probs, shards
 on the disk, text, one parquet file. Bare is what one would write by hand with the same engine, `LLM.generate` or
 `model.generate` in batches of like length; samples, temperature and tokens are the same, no seeds, no log-probs,
-nothing written. Each contender runs in a process of its own, in rounds of all of them; the clock starts when the engine
-is loaded and has answered eight prompts. A ratio is taken within a round, and given as median and range over the
-rounds. Weights are random, so that nearly every completion has the most tokens allowed; those made are counted.
+nothing written. "Asked the same" is vLLM alone again, with a seed and log-probs for every completion. Each contender
+runs in a process of its own, in rounds of all of them; the clock starts when the engine is loaded and has answered
+eight prompts. A ratio is taken within a round, and given as median and range over the rounds. Weights are random, so
+that nearly every completion has the most tokens allowed; those made are counted.
 """
 
 import argparse
@@ -26,10 +27,11 @@ from typing import Any
 from training import SIZES, length, make_model
 
 WARM_UP = 8
-CONTENDERS = ["transformers, bare", "transformers, job", "vllm, bare", "vllm, job"]
+CONTENDERS = ["transformers, bare", "transformers, job", "vllm, bare", "vllm, asked the same", "vllm, job"]
 RATIOS = [
     ("transformers, job", "transformers, bare"),
     ("vllm, job", "vllm, bare"),
+    ("vllm, job", "vllm, asked the same"),
     ("vllm, bare", "transformers, bare"),
     ("vllm, job", "transformers, job"),
 ]
@@ -37,12 +39,13 @@ RATIOS = [
 
 def measure(name: str, folder: Path, given: argparse.Namespace) -> dict[str, float]:
     engine, kind = name.split(", ")
-    load: Callable[..., Callable[[int], int]] = {
-        ("vllm", "bare"): bare_vllm,
-        ("transformers", "bare"): bare_transformers,
-    }.get((engine, kind), job)
     started = time.perf_counter()
-    generate = load(folder, given) if kind == "bare" else load(folder, given, engine)
+    if kind == "job":
+        generate = job(folder, given, engine)
+    elif engine == "vllm":
+        generate = bare_vllm(folder, given, the_same=kind != "bare")
+    else:
+        generate = bare_transformers(folder, given)
     generate(WARM_UP)
     loaded = time.perf_counter()
     tokens = generate(given.prompts)
@@ -92,7 +95,8 @@ def job(folder: Path, given: argparse.Namespace, engine: str) -> Callable[[int],
     return generate
 
 
-def bare_vllm(folder: Path, given: argparse.Namespace) -> Callable[[int], int]:
+def bare_vllm(folder: Path, given: argparse.Namespace, the_same: bool) -> Callable[[int], int]:
+    """`the_same`: with a seed and log-probs for every completion, as the job asks for; nothing else is the job's."""
     from deltageom.engines.vllm import _prepare_environment
 
     _prepare_environment()
@@ -104,11 +108,21 @@ def bare_vllm(folder: Path, given: argparse.Namespace) -> Callable[[int], int]:
         max_model_len=_longest(folder, given),
         max_num_seqs=given.batch_size,
         enforce_eager=given.eager,
+        **({"logprobs_mode": "processed_logprobs"} if the_same else {}),
+        **({"enable_chunked_prefill": False} if given.device == "cpu" and the_same else {}),  # as engines/vllm.py
     )
 
     def generate(prompts: int) -> int:
-        policy = SamplingParams(n=given.samples, temperature=1.0, max_tokens=given.tokens)
-        made = llm.generate(_texts(folder)[:prompts], policy, use_tqdm=False)
+        texts = _texts(folder)[:prompts]
+        if the_same:
+            texts = [text for text in texts for _ in range(given.samples)]
+            policies = [
+                SamplingParams(temperature=1.0, max_tokens=given.tokens, seed=number, logprobs=0)
+                for number in range(len(texts))
+            ]
+        else:
+            policies = SamplingParams(n=given.samples, temperature=1.0, max_tokens=given.tokens)
+        made = llm.generate(texts, policies, use_tqdm=False)
         return sum(len(output.token_ids) for request in made for output in request.outputs)
 
     return generate

@@ -142,8 +142,7 @@ def test_a_benchmark_is_answered_by_its_own_decoding(
     )
     benchmarks = {"x": PROBLEMS, "y": PROBLEMS[:1]}
     job = Job(tmp_path / "scratch")
-    counts = evaluation.evaluate(settings, str(tiny_model), None, benchmarks, tmp_path, job)
-    assert {name: found["completions"] for name, found in counts.items()} == {"x": 2, "y": 3}
+    assert evaluation.evaluate(settings, str(tiny_model), None, benchmarks, tmp_path, job) == ([], ["x", "y"])
     assert not job.scratch.exists()
     records = read_jsonl(tmp_path / "x.jsonl")
     assert [(r["problem_id"], r["sample"], r["gold"]) for r in records] == [("a", 0, "7"), ("b", 0, "12")]
@@ -155,6 +154,48 @@ def test_a_benchmark_is_answered_by_its_own_decoding(
     assert [(r["problem_id"], r["sample"]) for r in sampled] == [("a", 0), ("a", 1), ("a", 2)]
     assert len({r["response"] for r in sampled}) > 1
     assert max(r["length"] for r in sampled) == 5
+
+
+def test_a_new_benchmark_is_answered_alone(
+    tiny_model: Path,
+    base_settings: Base,
+    prompt: Prompt,
+    tiny_adapters: dict[str, Path],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """And whatever changes what a record holds answers that benchmark again."""
+    told = EvaluationSettings(
+        evaluation=Evaluation(engine="transformers", batch_size=2),
+        decodings={"x": decoding(), "y": decoding(samples=2, temperature=1.0)},
+        prompt=prompt,
+        base=base_settings,
+        device="cpu",
+        vllm=VLLM,
+    )
+
+    def evaluate(benchmarks: dict[str, list[Problem]], adapter: str | None = None, **changed: Any) -> list[str]:
+        settings = told.model_copy(update=changed)
+        folder, job = tiny_adapters[adapter] if adapter else None, Job(tmp_path / "scratch")
+        _, answered = evaluation.evaluate(settings, str(tiny_model), folder, benchmarks, tmp_path / "out", job)
+        return answered
+
+    both = {"x": PROBLEMS, "y": PROBLEMS}
+    assert evaluate({"x": PROBLEMS}) == ["x"]
+    before = (tmp_path / "out" / "x.jsonl").read_bytes()
+    assert evaluate(both) == ["y"]
+    assert (tmp_path / "out" / "x.jsonl").read_bytes() == before
+    with monkeypatch.context() as patch:
+        patch.setattr(engines, "load", None)  # no engine is started for nothing
+        assert evaluate(both) == []
+    assert evaluate({**both, "x": [PROBLEMS[0], Problem("b", "Ana has 12 pens.", "13", None)]}) == ["x"]  # a gold
+    assert evaluate(both, decodings=told.decodings | {"y": decoding(samples=2, temperature=0.9)}) == ["x", "y"]
+    assert evaluate(both, "first") == ["x", "y"]
+    assert evaluate(both, "second") == ["x", "y"]
+    path = tmp_path / "out" / "y.jsonl"
+    path.write_text(path.read_text().replace("Tom", "Tim"))
+    assert evaluate(both, "second") == ["y"]
+    assert "Tim" not in path.read_text()
 
 
 def test_thinking_is_told_to_the_chat_template(tiny_model: Path, base_settings: Base, prompt: Prompt) -> None:

@@ -80,6 +80,8 @@ def run(
     engine: str, setup: Setup, asked: Sequence[tuple[Sequence[Request], Sampling]], job: Job
 ) -> Iterator[tuple[list[Completion], "Shards"]]:
     """The completions of each of `asked` in turn, by one start of the engine, and the shards to remove in the end."""
+    if not asked:
+        return
     loaded = engines.load(engine, setup)
     for wanted, sampling in asked:
         shards = Shards(job.scratch, identity(engine, setup, wanted, sampling), job.shard_size, setup.batch_size)

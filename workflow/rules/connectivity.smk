@@ -37,4 +37,4 @@ rule connectivity:
     shell:
         "deltageom connectivity --settings {params.settings:q} --base {params.base:q} --a {params.a:q}"
         " {params.b:q} --problems {input.problems:q} --output {output.paths:q}"
-        " --provenance {output.provenance:q} --log {log:q}"
+        " --gpus {resources.gpu} --provenance {output.provenance:q} --log {log:q}"

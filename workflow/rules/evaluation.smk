@@ -8,10 +8,14 @@ rule evaluate:
         ),
         code=engine_code("evaluate", STUDY.evaluation.engine),
     output:
-        records=expand(
-            f"{RESULTS}/evaluation/{{{{model}}}}/{{benchmark}}.jsonl",
-            benchmark=BENCHMARKS,
+        # kept by the job where they are still true: a new benchmark is answered alone
+        records=update(
+            expand(
+                f"{RESULTS}/evaluation/{{{{model}}}}/{{benchmark}}.jsonl",
+                benchmark=BENCHMARKS,
+            )
         ),
+        identity=update(f"{RESULTS}/evaluation/{{model}}/identity.json"),
         provenance=f"{RESULTS}/provenance/evaluate/{{model}}.json",
     log:
         f"{RESULTS}/logs/evaluate/{{model}}.log",
@@ -52,7 +56,7 @@ rule evaluate:
         "deltageom evaluate --settings {params.settings:q} --base {params.base:q} {params.adapter:q}"
         " {params.benchmarks:q} --output {params.folder:q} --scratch {params.scratch:q}"
         " --shard-size {resources.shard_size} --tensor-parallel {resources.tensor_parallel}"
-        " --memory-share {resources.memory_share} --provenance {output.provenance:q} --log {log:q}"
+        " --memory-share {resources.memory_share} --gpus {resources.gpu} --provenance {output.provenance:q} --log {log:q}"
 
 
 rule grade:

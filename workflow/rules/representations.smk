@@ -31,7 +31,7 @@ rule hidden_states:
     shell:
         "deltageom hidden-states --settings {params.settings:q} --base {params.base:q} {params.adapter:q}"
         " --problems {input.problems:q} --output {output.hidden:q}"
-        " --provenance {output.provenance:q} --log {log:q}"
+        " --gpus {resources.gpu} --provenance {output.provenance:q} --log {log:q}"
 
 
 rule cka:

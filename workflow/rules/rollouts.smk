@@ -42,7 +42,7 @@ if STUDY.rollouts.file is None:
             " --generator {params.generator:q} --problems {input.problems:q} --output {output.completions:q}"
             " --scratch {params.scratch:q} --shard-size {resources.shard_size}"
             " --tensor-parallel {resources.tensor_parallel} --memory-share {resources.memory_share}"
-            " --provenance {output.provenance:q} --log {log:q}"
+            " --gpus {resources.gpu} --provenance {output.provenance:q} --log {log:q}"
 
 else:
 

@@ -39,7 +39,7 @@ rule reference:
     shell:
         "deltageom reference --settings {params.settings:q} --base {params.base:q} --rollouts {input.rollouts:q}"
         " {params.problems:q} --output {params.folder:q}"
-        " --provenance {output.provenance:q} --log {log:q}"
+        " --gpus {resources.gpu} --provenance {output.provenance:q} --log {log:q}"
 
 
 rule train:
@@ -83,7 +83,7 @@ rule train:
         "deltageom train --settings {params.settings:q} --base {params.base:q} --rollouts {input.rollouts:q}"
         " {params.others:q} --output {params.folder:q} --scratch {params.scratch:q}"
         " --processes {resources.processes} --checkpoint-every {resources.checkpoint_every}"
-        " --report-to {resources.report_to:q} --provenance {output.provenance:q} --log {log:q}"
+        " --report-to {resources.report_to:q} --gpus {resources.gpu} --provenance {output.provenance:q} --log {log:q}"
 
 
 if WHOLE_RUNS:

@@ -30,9 +30,8 @@ def run(arguments: argparse.Namespace) -> list[str]:
     benchmarks = {name: records.read_problems(path) for name, path in arguments.benchmark}
     if missing := benchmarks.keys() - settings.decodings.keys():
         raise UserError(f"--settings: decodings has no {sorted(missing)[0]!r}, which --benchmark names")
-    counts = evaluation.evaluate(
+    kept, answered = evaluation.evaluate(
         settings, arguments.base, arguments.adapter, benchmarks, arguments.output, job_of(arguments)
     )
-    for name, found in counts.items():
-        print(f"{name}: " + ", ".join(f"{what} {count}" for what, count in found.items()))
+    print(f"answered: {', '.join(answered) or 'none'}; kept from before: {', '.join(kept) or 'none'}")
     return [f"engines.{settings.evaluation.engine}"]
