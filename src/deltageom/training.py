@@ -94,6 +94,8 @@ def train(settings: TrainSettings, paths: Paths, execution: Execution) -> None:
     )
     trainer.on_checkpoint = checkpoints.marker(identity)
     resumed = checkpoints.latest(paths.scratch, identity)
+    if resumed:
+        print(f"going on from {resumed.name}", flush=True)
     norm, kl = _watch(trainer, settings, paths, execution)
     try:
         trainer.train(resume_from_checkpoint=str(resumed) if resumed else None)

@@ -10,7 +10,7 @@ from pathlib import Path
 from types import ModuleType
 from typing import NoReturn
 
-from deltageom import __version__, cli
+from deltageom import __version__, cli, watch
 from deltageom.errors import UserError
 
 
@@ -18,6 +18,7 @@ def main(argv: list[str] | None = None) -> NoReturn:
     """Runs one command and exits: 0, 1 for any failure, 2 for wrong arguments."""
     commands = _commands()
     arguments = _parser(commands).parse_args(argv)
+    watch.end_with_starter()
     terminal = os.fdopen(os.dup(2), "w")
     if arguments.log:
         _redirect(arguments.log)
@@ -46,12 +47,12 @@ def _run(command: ModuleType, arguments: argparse.Namespace) -> None:
         from deltageom import devices
 
         devices.take(arguments.gpus)  # before the command imports torch; until this process ends
-    watch = provenance.Stopwatch()
+    stopwatch = provenance.Stopwatch()
     found_by_name = command.run(arguments) or []
     if arguments.provenance:
         settings = json.loads(arguments.settings) if "settings" in arguments else {}
         modules = [command.__name__.removeprefix("deltageom."), *found_by_name]
-        record = watch.record(arguments.command, settings, modules)
+        record = stopwatch.record(arguments.command, settings, modules)
         if "processes" in arguments:  # the order of a sum, and so its last digits, depends on them
             record["machine"]["processes"] = arguments.processes
         records.write_json(arguments.provenance, record)
