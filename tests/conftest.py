@@ -1,10 +1,12 @@
 """Shared parts: a tiny random model of the embedded kind, and a copy of the project to run Snakemake in."""
 
 import os
+import re
 import shutil
 import subprocess
 import sys
-from collections.abc import Callable
+from collections import Counter
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -15,6 +17,28 @@ from deltageom.schema import Base, Prompt
 if TYPE_CHECKING:
     from tests.comparing import Compare
 
+# The toy at its smallest: every job runs, no number means anything. One run's length follows another's, and one trains
+# every weight.
+SMOKE = """
+extends: toy
+embedded: {documents: 2400}
+teacher: {documents: 800}
+problems: {limit: 96}
+benchmarks: {easy: {limit: 16}, hard: {limit: 16}, hard_sampled: {limit: 6, samples: 4}}
+rollouts: {samples: 8, max_tokens: 48}
+reference: {prompts: 4, max_tokens: 16}
+training: {steps: 3, batch_size: 8, micro_batch_size: 4, kl_every: 2}
+runs:
+  sft_seed7: null
+  dft: null
+  rift_linear: null
+  dpo_as_long: {method: dpo, match_norm: {run: sft, how: scale}}
+  whole: {method: sft, adapter: none, learning_rate: 1.0e-4}
+decoding: {max_tokens: 32}
+measures:
+  connectivity: {problems: 8, points: 3}
+  cka: {prompts: 8}
+"""
 ROOT = Path(__file__).parent.parent
 BIN = Path(sys.executable).parent
 
@@ -130,6 +154,49 @@ def runs(tiny_model: Path, tiny_adapters: dict[str, Path], tmp_path_factory: pyt
 
     whole = tiny_checkpoints.perturbed(tiny_model, tmp_path_factory.mktemp("checkpoint") / "whole", seed=1)
     return {**tiny_adapters, "whole": whole}
+
+
+@pytest.fixture(scope="session")
+def smoke_study(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The smoke study, run once from nothing for all workers of this test run. To be copied, never changed."""
+    from filelock import FileLock
+
+    folder = tmp_path_factory.getbasetemp()
+    folder = (folder if os.environ.get("PYTEST_XDIST_WORKER") is None else folder.parent) / "smoke_study"
+    with FileLock(folder.with_suffix(".lock")):
+        if not (folder / "finished").exists():
+            shutil.rmtree(folder, ignore_errors=True)
+            copy_project(folder)
+            (folder / "studies" / "smoke.yaml").write_text(SMOKE)
+            done = snakemake(folder, "--config", "study=smoke")
+            assert done.returncode == 0, done.stdout + done.stderr
+            (folder / "finished").touch()
+    return folder
+
+
+@pytest.fixture(scope="module")
+def finished(smoke_study: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A copy of the finished smoke study for one module's tests."""
+    folder = tmp_path_factory.mktemp("smoke") / "project"
+    shutil.copytree(smoke_study, folder, symlinks=True)
+    return folder
+
+
+@pytest.fixture
+def study(finished: Path) -> Iterator[Path]:
+    """The smoke study's file, put back after an edit."""
+    path = finished / "studies" / "smoke.yaml"
+    yield path
+    path.write_text(SMOKE)
+
+
+def planned(project: Path, *arguments: str) -> Counter[str]:
+    """The jobs, by rule, that a dry run of the smoke study would do."""
+    done = snakemake(project, "--dry-run", "--config", "study=smoke", *arguments)
+    assert done.returncode == 0, done.stdout + done.stderr
+    output = done.stdout + done.stderr
+    jobs = Counter(re.findall(r"^(?:local)?rule (\w+):$", output, flags=re.MULTILINE))
+    return Counter({rule: n for rule, n in jobs.items() if rule != "all"})
 
 
 def copy_project(folder: Path) -> Path:

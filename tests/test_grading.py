@@ -5,8 +5,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from deltageom.answers import answer_part, extract, parse
 from deltageom.errors import UserError
-from deltageom.grading import answer_part, extract, grade, parse
+from deltageom.grading import grade
 
 LONG = 10_000_000
 

@@ -13,7 +13,7 @@ import pyarrow.parquet as pq
 import pytest
 import yaml
 
-from deltageom import grading, problems
+from deltageom import answers, problems
 from deltageom.errors import UserError
 from deltageom.schema import Dataset
 from tests.conftest import BIN, ROOT
@@ -174,7 +174,7 @@ def test_documented_file_loads_from_the_real_data(keys: dict[str, Any]) -> None:
     found = problems.load(dataset(**{**keys, "path": str(path)}), seed=0)
     assert len(found) == SIZES[path.stem]  # what docs/data.md says; of MATH-500, what the strict grader reads
     if path.stem.startswith("aime"):
-        assert all((answer := grading.parse(p.answer)) is not None and 0 <= answer <= 999 for p in found)
+        assert all((answer := answers.parse(p.answer)) is not None and 0 <= answer <= 999 for p in found)
 
 
 def test_every_documented_set_is_tested() -> None:

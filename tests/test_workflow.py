@@ -5,7 +5,6 @@ import os
 import re
 import shutil
 from collections import Counter
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -14,66 +13,15 @@ import pytest
 import yaml
 
 from deltageom.records import read_jsonl
-from tests.conftest import ROOT, copy_project, snakemake
+from tests.conftest import ROOT, SMOKE, planned, snakemake
 
-# The toy at its smallest: every job runs, no number means anything. One run's length follows another's, and one trains
-# every weight.
-SMOKE = """
-extends: toy
-embedded: {documents: 2400}
-teacher: {documents: 800}
-problems: {limit: 96}
-benchmarks: {easy: {limit: 16}, hard: {limit: 16}, hard_sampled: {limit: 6, samples: 4}}
-rollouts: {samples: 8, max_tokens: 48}
-reference: {prompts: 4, max_tokens: 16}
-training: {steps: 3, batch_size: 8, micro_batch_size: 4, kl_every: 2}
-runs:
-  sft_seed7: null
-  dft: null
-  rift_linear: null
-  dpo_as_long: {method: dpo, match_norm: {run: sft, how: scale}}
-  whole: {method: sft, adapter: none, learning_rate: 1.0e-4}
-decoding: {max_tokens: 32}
-measures:
-  connectivity: {problems: 8, points: 3}
-  cka: {prompts: 8}
-"""
 RUNS = ["dpo", "dpo_as_long", "offline_grpo", "rft", "rift", "sft", "whole"]
-OF_A_RUN = {"train": 1, "evaluate": 1, "grade": 1, "hidden_states": 1}
-HOLD_ALL_RUNS = {"geometry": 4, "tables": 1, "figures": 1, "summary": 1}
 
 
 def smoke(**runs: dict[str, Any]) -> str:
     """The smoke study with other runs, or other settings of its own."""
     tree = yaml.safe_load(SMOKE)
     return yaml.safe_dump(tree | {"runs": tree["runs"] | runs})
-
-
-def planned(project: Path, *arguments: str) -> Counter[str]:
-    """The jobs, by rule, that a dry run would do."""
-    done = snakemake(project, "--dry-run", "--config", "study=smoke", *arguments)
-    assert done.returncode == 0, done.stderr
-    output = done.stdout + done.stderr
-    jobs = Counter(re.findall(r"^(?:local)?rule (\w+):$", output, flags=re.MULTILINE))
-    return Counter({rule: n for rule, n in jobs.items() if rule != "all"})
-
-
-@pytest.fixture(scope="module")
-def finished(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The smoke study, run once from nothing."""
-    project = copy_project(tmp_path_factory.mktemp("smoke") / "project")
-    (project / "studies" / "smoke.yaml").write_text(SMOKE)
-    done = snakemake(project, "--config", "study=smoke")
-    assert done.returncode == 0, done.stdout + done.stderr
-    return project
-
-
-@pytest.fixture
-def study(finished: Path) -> Iterator[Path]:
-    """The smoke study's file, put back after an edit."""
-    path = finished / "studies" / "smoke.yaml"
-    yield path
-    path.write_text(SMOKE)
 
 
 def test_results_are_complete(finished: Path) -> None:
@@ -133,46 +81,11 @@ def test_finished_study_has_nothing_to_do(finished: Path) -> None:
     assert planned(finished) == Counter()
 
 
-def test_order_of_keys_reruns_nothing(finished: Path, study: Path) -> None:
-    tree = yaml.safe_load(SMOKE)
-    study.write_text(yaml.safe_dump(dict(reversed(tree.items())), sort_keys=False))
-    assert planned(finished) == Counter()
-
-
-def test_one_runs_learning_rate_reruns_what_follows_from_that_run(finished: Path, study: Path) -> None:
-    study.write_text(smoke(rift={"learning_rate": 1.0e-3}))
-    expected = Counter({**OF_A_RUN, "connectivity": 5, "cka": 6, **HOLD_ALL_RUNS})
-    assert planned(finished) == expected
-    trained = snakemake(finished, "--dry-run", "--config", "study=smoke", "--quiet", "rules").stdout
-    assert "runs/sft" not in trained
-
-
-def test_a_run_that_matches_another_follows_it(finished: Path, study: Path) -> None:
-    study.write_text(smoke(sft={"learning_rate": 1.0e-3}))
-    jobs = planned(finished)
-    assert (jobs["train"], jobs["evaluate"]) == (2, 2)
-    assert jobs["train_whole"] == 0
-
-
 def test_norms_are_equal_where_they_are_matched(finished: Path) -> None:
     table = pd.read_csv(finished / "results" / "smoke" / "tables" / "geometry_global.csv")
     norms = table.query("measure == 'norm'").set_index("a")["value"]
     assert norms["dpo_as_long"] == pytest.approx(norms["sft"], rel=1e-5)
     assert norms["dpo"] < 0.9 * norms["sft"]
-
-
-def test_how_jobs_run_reruns_nothing(finished: Path, study: Path) -> None:
-    study.write_text(
-        SMOKE + "execution: {checkpoint_every: 2, processes: 2, report_to: [wandb], shard_size: 5, memory_share: 0.5}\n"
-    )
-    assert planned(finished) == Counter()
-
-
-def test_held_out_prompts_are_read_by_every_run_that_follows_the_kl(finished: Path, study: Path) -> None:
-    study.write_text(SMOKE.replace("reference: {prompts: 4,", "reference: {prompts: 5,"))
-    jobs = planned(finished)
-    assert (jobs["reference"], jobs["train"], jobs["train_whole"]) == (1, 6, 1)
-    assert jobs["rollouts"] == jobs["pretrain"] == 0
 
 
 def test_metrics_of_every_run(finished: Path) -> None:
@@ -183,11 +96,6 @@ def test_metrics_of_every_run(finished: Path) -> None:
     assert set(kl["run"]) == set(RUNS)
     for scratch in ("scratch", "shards"):
         assert not list((finished / "results" / "smoke" / scratch).rglob("*")), scratch
-
-
-def test_a_new_run_is_trained_alone(finished: Path, study: Path) -> None:
-    study.write_text(smoke(sft_again={"method": "sft", "seed": 7}))
-    assert planned(finished) == Counter({**OF_A_RUN, "connectivity": 7, "cka": 7, **HOLD_ALL_RUNS})
 
 
 def test_a_new_run_leaves_the_finished_pairs_alone(finished: Path, tmp_path: Path) -> None:
@@ -211,53 +119,6 @@ def test_a_new_run_leaves_the_finished_pairs_alone(finished: Path, tmp_path: Pat
     assert [run for run in after["runs"] if run["run"] != "sft_again"] == before["runs"]
     assert len(after["pairs"]) == 28
     assert (results / "base_spectrum" / f"{module}.safetensors").stat().st_mtime_ns == spectrum
-
-
-def test_an_edited_method_retrains_its_own_runs(finished: Path) -> None:
-    path = finished / "src" / "deltageom" / "methods" / "rft.py"
-    before = path.read_text()
-    path.write_text(before + "\n# edited\n")
-    try:
-        jobs = planned(finished)
-    finally:
-        path.write_text(before)
-    assert jobs["train"] == 1
-    assert jobs["evaluate"] == 1
-    assert jobs["connectivity"] == 4  # rft's own and those of the three runs before it by name
-    assert planned(finished) == Counter()  # put back, nothing is to be done
-
-
-def test_edited_figures_are_only_drawn_again(finished: Path) -> None:
-    path = finished / "src" / "deltageom" / "palette.py"
-    before = path.read_text()
-    path.write_text(before + "\n# edited\n")
-    try:
-        assert planned(finished) == Counter({"figures": 1, "summary": 1})
-    finally:
-        path.write_text(before)
-
-
-def test_an_edited_grader_generates_nothing(finished: Path) -> None:
-    """It may change rewards, so runs are trained again and answer again; but the base does not, nor the teacher."""
-    path = finished / "src" / "deltageom" / "second_opinion.py"
-    before = path.read_text()
-    path.write_text(before + "\n# edited\n")
-    try:
-        jobs = planned(finished)
-    finally:
-        path.write_text(before)
-    assert (jobs["rollouts"], jobs["pretrain"], jobs["teacher"]) == (0, 0, 0)
-    assert (jobs["reward"], jobs["grade"]) == (1, 8)
-    assert jobs["evaluate"] == 7  # the runs'; the base's answers stand
-
-
-def test_another_benchmark_samples_no_rollouts(finished: Path, study: Path) -> None:
-    tree = yaml.safe_load(SMOKE)
-    tree["benchmarks"]["more"] = {"source": "embedded", "split": "easy", "limit": 4}
-    study.write_text(yaml.safe_dump(tree))
-    assert planned(finished) == Counter(
-        {"problems": 1, "decontaminate": 1, "evaluate": 8, "grade": 8, "tables": 1, "figures": 1, "summary": 1}
-    )
 
 
 def test_overlaps_are_dropped_before_anything_is_sampled(finished: Path, study: Path) -> None:

@@ -8,7 +8,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from deltageom import grading, records
+from deltageom import answers, grading, records
 from deltageom.errors import UserError
 from deltageom.plain_text import plain
 from deltageom.second_opinion import Opinion
@@ -48,7 +48,7 @@ def _check(where: str, row: Record) -> None:
         raise UserError(f"{where}: `response` is {_shown(row['response'])}: give text")
     if not isinstance(row["gold"], str | int | float):
         raise UserError(f"{where}: `gold` is {_shown(row['gold'])}: give text or a number")
-    if grading.parse(gold_text(row)) is None:
+    if answers.parse(gold_text(row)) is None:
         raise UserError(
             f"{where}: `gold` is {_shown(row['gold'])}, not a rational number such as 18, 0.5 or 1/2: the strict "
             "grader compares nothing else, so leave such lines out of the file"

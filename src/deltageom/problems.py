@@ -9,7 +9,7 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any, Literal, cast
 
-from deltageom import grading
+from deltageom import answers
 from deltageom.errors import UserError
 from deltageom.records import Problem, read_jsonl
 from deltageom.schema import Dataset
@@ -146,9 +146,9 @@ def _answer(row: dict[str, Any], dataset: Dataset, place: str) -> str | None:
         _, mark, text = text.rpartition(dataset.answer_after)
         text = text if mark else ""
     if "\\boxed" in text:  # math-ai/aime24 has its answers as \boxed{204}, MATH at the end of its solutions
-        text = grading.extract(text) or ""
+        text = answers.extract(text) or ""
     text = text.strip()
-    if text and grading.parse(text) is not None:
+    if text and answers.parse(text) is not None:
         return text
     if dataset.bad_answers == "drop":
         return None

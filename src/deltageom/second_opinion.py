@@ -31,8 +31,8 @@ from typing import Any, Literal
 
 from tqdm import tqdm
 
+from deltageom.answers import answer_part
 from deltageom.errors import UserError
-from deltageom.grading import answer_part
 
 Failure = Literal["timeout", "memory", "crash", "error"]
 Pair = tuple[str, str]  # what a model wrote, gold
