@@ -7,6 +7,9 @@ min_version("9.27")
 configfile: "config.yaml"
 
 
+report: "workflow/report/workflow.rst"
+
+
 include: "workflow/rules/common.smk"
 include: "workflow/rules/base.smk"
 include: "workflow/rules/rollouts.smk"
@@ -19,9 +22,10 @@ include: "workflow/rules/report.smk"
 
 
 rule all:
-    """The whole study: tables, figures and the summary that puts them together."""
+    """The whole study: tables, figures, the summary that puts them together, and where all of it came from."""
     default_target: True
     input:
         f"{RESULTS}/summary.md",
         TABLES,
         FIGURES,
+        f"{RESULTS}/provenance.json",

@@ -14,7 +14,7 @@ rule problems:
     conda:
         "../../envs/cpu.yaml"
     resources:
-        mem_mb=2000,
+        mem_mb=memory(2000),
         runtime=30,
     params:
         settings=lambda w: settings(
@@ -43,7 +43,7 @@ rule decontaminate:
     conda:
         "../../envs/cpu.yaml"
     resources:
-        mem_mb=4000,
+        mem_mb=memory(4000),
         runtime=60,
     params:
         settings=lambda _: settings(decontamination=STUDY.decontamination),
@@ -73,7 +73,7 @@ rule pretrain:
         "../../envs/cpu.yaml"
     threads: 2
     resources:
-        mem_mb=3000,
+        mem_mb=memory(3000),
         runtime=60,
     params:
         settings=lambda _: settings(embedded=STUDY.embedded, prompt=STUDY.prompt),
@@ -99,7 +99,7 @@ rule teacher:
         "../../envs/cpu.yaml"
     threads: 2
     resources:
-        mem_mb=3000,
+        mem_mb=memory(3000),
         runtime=60,
     params:
         settings=lambda _: settings(

@@ -11,13 +11,16 @@ from deltageom import problems as problem_sets
 from deltageom.code import import_closure
 from deltageom.errors import UserError
 from deltageom.methods import interface as methods
+from deltageom.provenance_summary import job_names
 from deltageom.schema import EMBEDDED, Execution
 from deltageom.study import load_study, settings
+from deltageom.watch import STARTED_BY
 
 # The commands are installed beside this Python; a job's conda environment, if there is one, still comes first.
 os.environ.update(
     PATH=os.pathsep.join([str(Path(sys.executable).parent), *os.get_exec_path()])
 )
+os.environ[STARTED_BY] = str(os.getpid())  # jobs end with this process
 
 try:
     STUDY = load_study(config)
@@ -93,6 +96,11 @@ def engine_code(command, engine):
         return code(command, f"engines.{engine}")
     except ModuleNotFoundError:
         return code(command)
+
+
+def memory(mb):
+    """A job's memory: as much again at each retry, so that one killed for taking more gets it."""
+    return lambda _, attempt: mb * attempt
 
 
 def generation_gpus(engine):
@@ -219,6 +227,33 @@ def base_spectra(wildcards):
 
 def spectra_arguments(spectra):
     return ["--spectra", folder(spectra), "--base-rank", BASE_RANK] if spectra else []
+
+
+def reported(path, section, kind):
+    """A file that `snakemake --report` shows, with the caption of its name.
+
+    One label: of two the report makes a switch, where half of a section's files have one value and half the other,
+    and then wants every file to have a counterpart.
+    """
+    name = Path(path).stem
+    return report(
+        path,
+        caption=f"../report/{name}.rst",
+        category=section,
+        labels={"result": f"{name.replace('_', ' ')} ({kind})"},
+    )
+
+
+def in_sections(files, sections, suffix, kind):
+    """The files, those with the suffix flagged for the report."""
+    return [
+        (
+            reported(path, sections[Path(path).stem], kind)
+            if path.endswith(suffix)
+            else path
+        )
+        for path in files
+    ]
 
 
 wildcard_constraints:

@@ -18,7 +18,7 @@ rule connectivity:
     threads: 1
     resources:
         gpu=GPUS,
-        mem_mb=3000 if not GPUS else 64000,
+        mem_mb=memory(3000 if not GPUS else 64000),
         runtime=60,
     params:
         settings=lambda _: settings(

@@ -26,7 +26,7 @@ rule evaluate:
     threads: 1
     resources:
         gpu=generation_gpus(STUDY.evaluation.engine),
-        mem_mb=3000 if not GPUS else 64000,
+        mem_mb=memory(3000 if not GPUS else 64000),
         runtime=60 if not GPUS else 720,
         shard_size=STUDY.execution.shard_size,
         tensor_parallel=STUDY.execution.tensor_parallel,
@@ -80,7 +80,7 @@ rule grade:
         "../../envs/cpu.yaml"
     threads: 1
     resources:
-        mem_mb=3000,
+        mem_mb=memory(3000),
         runtime=120,
     params:
         folder=lambda _, output: folder(output.graded),

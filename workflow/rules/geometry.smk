@@ -17,7 +17,7 @@ rule base_spectrum:
         "../../envs/cpu.yaml"
     threads: 1
     resources:
-        mem_mb=3000,
+        mem_mb=memory(3000),
         runtime=60,
     params:
         base=base_arguments(),
@@ -55,7 +55,7 @@ rule geometry:
         "../../envs/cpu.yaml"
     threads: 1
     resources:
-        mem_mb=2000 + 2000 * len(WHOLE_RUNS),  # theirs are dense
+        mem_mb=memory(2000 + 2000 * len(WHOLE_RUNS)),  # theirs are dense
         runtime=60,
     params:
         runs=[

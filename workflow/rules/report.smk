@@ -1,35 +1,36 @@
-TABLE_NAMES = [
-    "accuracy",
-    "barriers",
-    "cka",
-    "comparisons",
-    "connectivity",
-    "cosine_matrix",
-    "decontamination",
-    "disagreements",
-    "geometry_global",
-    "geometry_layer",
-    "geometry_module",
-    "graders",
-    "pass_at_k",
-    "training",
-    "training_curves",
-]
-FIGURE_NAMES = [
-    "accuracy",
-    "cka_by_layer",
-    "connectivity_paths",
-    "cosine_by_layer",
-    "cosine_heatmap",
-    "orthogonal_fraction_by_layer",
-    "principal_angles",
-    "training_curves",
-]
+# Each table and figure by the section of the report that it belongs to.
+TABLE_SECTIONS = {
+    "accuracy": "Accuracy",
+    "barriers": "Linear mode connectivity",
+    "cka": "Hidden states",
+    "comparisons": "Accuracy",
+    "connectivity": "Linear mode connectivity",
+    "cosine_matrix": "Weight updates",
+    "decontamination": "Training data",
+    "disagreements": "Accuracy",
+    "geometry_global": "Weight updates",
+    "geometry_layer": "Weight updates",
+    "geometry_module": "Weight updates",
+    "graders": "Accuracy",
+    "pass_at_k": "Accuracy",
+    "training": "Training",
+    "training_curves": "Training",
+}
+FIGURE_SECTIONS = {
+    "accuracy": "Accuracy",
+    "cka_by_layer": "Hidden states",
+    "connectivity_paths": "Linear mode connectivity",
+    "cosine_by_layer": "Weight updates",
+    "cosine_heatmap": "Weight updates",
+    "orthogonal_fraction_by_layer": "Weight updates",
+    "principal_angles": "Weight updates",
+    "training_curves": "Training",
+}
 TABLES = expand(
-    f"{RESULTS}/tables/{{name}}.{{kind}}", name=TABLE_NAMES, kind=["csv", "md"]
+    f"{RESULTS}/tables/{{name}}.{{kind}}", name=TABLE_SECTIONS, kind=["csv", "md"]
 )
 FIGURES = expand(
-    f"{RESULTS}/figures/{{name}}.{{kind}}", name=FIGURE_NAMES, kind=["svg", "png"]
+    f"{RESULTS}/figures/{{name}}.{{kind}}", name=FIGURE_SECTIONS, kind=["svg", "png"]
 )
 
 
@@ -49,7 +50,7 @@ rule tables:
         cka=[f"{RESULTS}/cka/{a}/{b}.csv" for a, b in PAIRS],
         code=code("tables"),
     output:
-        tables=TABLES,
+        tables=in_sections(TABLES, TABLE_SECTIONS, ".csv", "table"),
         provenance=f"{RESULTS}/provenance/tables.json",
     log:
         f"{RESULTS}/logs/tables.log",
@@ -58,7 +59,7 @@ rule tables:
     conda:
         "../../envs/cpu.yaml"
     resources:
-        mem_mb=2000,
+        mem_mb=memory(2000),
         runtime=30,
     params:
         settings=lambda _: settings(
@@ -84,7 +85,7 @@ rule figures:
         tables=TABLES,
         code=code("figures"),
     output:
-        figures=FIGURES,
+        figures=in_sections(FIGURES, FIGURE_SECTIONS, ".svg", "figure"),
         provenance=f"{RESULTS}/provenance/figures.json",
     log:
         f"{RESULTS}/logs/figures.log",
@@ -93,7 +94,7 @@ rule figures:
     conda:
         "../../envs/cpu.yaml"
     resources:
-        mem_mb=2000,
+        mem_mb=memory(2000),
         runtime=30,
     params:
         settings=lambda _: settings(reference=STUDY.measures.reference),
@@ -111,7 +112,7 @@ rule summary:
         figures=FIGURES,
         code=code("summary", *(f"methods.{run.method}" for run in STUDY.runs.values())),
     output:
-        summary=f"{RESULTS}/summary.md",
+        summary=reported(f"{RESULTS}/summary.md", "Summary", "page"),
         provenance=f"{RESULTS}/provenance/summary.json",
     log:
         f"{RESULTS}/logs/summary.log",
@@ -120,7 +121,7 @@ rule summary:
     conda:
         "../../envs/cpu.yaml"
     resources:
-        mem_mb=2000,
+        mem_mb=memory(2000),
         runtime=30,
     params:
         settings=lambda _: settings(COMPARED),
@@ -129,3 +130,40 @@ rule summary:
     shell:
         "deltageom summary --settings {params.settings:q} --tables {params.tables:q} --figures {params.figures:q}"
         " --output {output.summary:q} --provenance {output.provenance:q} --log {log:q}"
+
+
+rule provenance:
+    """Every job's provenance in one file, and the digests of the results: again only where one of these has changed."""
+    input:
+        records=[f"{RESULTS}/provenance/{job}.json" for job in job_names(STUDY)],
+        results=[
+            *(file for run in RUNS for file in adapter(run)),
+            f"{RESULTS}/rollouts/rollouts.parquet",
+            *expand(
+                f"{RESULTS}/graded/{{model}}/{{benchmark}}.jsonl",
+                model=MODELS,
+                benchmark=BENCHMARKS,
+            ),
+            *TABLES,
+            *FIGURES,
+            f"{RESULTS}/summary.md",
+        ],
+        code=code("provenance"),
+    output:
+        merged=reported(f"{RESULTS}/provenance.json", "Provenance", "JSON"),
+        provenance=f"{RESULTS}/provenance/provenance.json",
+    log:
+        f"{RESULTS}/logs/provenance.log",
+    benchmark:
+        f"{RESULTS}/benchmarks/provenance.tsv"
+    conda:
+        "../../envs/cpu.yaml"
+    resources:
+        mem_mb=memory(2000),
+        runtime=60,
+    params:
+        settings=lambda _: settings(COMPARED),
+        records=lambda _, output: folder(output.provenance),
+    shell:
+        "deltageom provenance --settings {params.settings:q} --records {params.records:q} --results {input.results:q}"
+        " --output {output.merged:q} --provenance {output.provenance:q} --log {log:q}"

@@ -17,7 +17,7 @@ rule hidden_states:
     threads: 1
     resources:
         gpu=GPUS,
-        mem_mb=3000 if not GPUS else 64000,
+        mem_mb=memory(3000 if not GPUS else 64000),
         runtime=60,
     params:
         settings=lambda _: settings(
@@ -51,7 +51,7 @@ rule cka:
         "../../envs/cpu.yaml"
     threads: 1
     resources:
-        mem_mb=2000,
+        mem_mb=memory(2000),
         runtime=30,
     shell:
         "deltageom cka --a {input.a:q} --b {input.b:q} --output {output.cka:q}"

@@ -21,7 +21,7 @@ if STUDY.rollouts.file is None:
         threads: 2
         resources:
             gpu=generation_gpus(STUDY.rollouts.engine),
-            mem_mb=3000 if not GPUS else 64000,
+            mem_mb=memory(3000 if not GPUS else 64000),
             runtime=60 if not GPUS else 2880,
             shard_size=STUDY.execution.shard_size,
             tensor_parallel=STUDY.execution.tensor_parallel,
@@ -66,7 +66,7 @@ else:
         conda:
             "../../envs/cpu.yaml"
         resources:
-            mem_mb=3000,
+            mem_mb=memory(3000),
             runtime=60,
         params:
             settings=lambda _: settings(
@@ -101,7 +101,7 @@ rule reward:
         "../../envs/cpu.yaml"
     threads: 2
     resources:
-        mem_mb=6000,  # the table, and what each worker of the second grader may take
+        mem_mb=memory(6000),  # the table, and what each worker of the second grader may take
         runtime=240,
     params:
         settings=lambda _: settings(

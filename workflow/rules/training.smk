@@ -22,7 +22,7 @@ rule reference:
     threads: 2
     resources:
         gpu=GPUS,
-        mem_mb=3000 if not GPUS else 64000,
+        mem_mb=memory(3000 if not GPUS else 64000),
         runtime=60 if not GPUS else 720,
     params:
         settings=lambda _: settings(
@@ -65,7 +65,7 @@ rule train:
     threads: 1 if GPUS else STUDY.execution.processes
     resources:
         gpu=GPUS * STUDY.execution.processes,
-        mem_mb=3000 * STUDY.execution.processes if not GPUS else 64000,
+        mem_mb=memory(3000 * STUDY.execution.processes if not GPUS else 64000),
         runtime=60 if not GPUS else 1440,
         # resources, not params, for how a run is trained: a change of these is no reason to train it again
         processes=STUDY.execution.processes,

@@ -1,0 +1,236 @@
+"""Where a whole study came from, as one table: its jobs' provenance merged, and the digests of its results.
+
+Imports nothing heavier than pydantic, for the Snakemake process reads the jobs' names on every start.
+"""
+
+import hashlib
+import itertools
+import json
+import subprocess
+from collections import Counter, defaultdict
+from collections.abc import Iterable, Iterator, Mapping
+from pathlib import Path, PurePosixPath
+from typing import Any
+
+from deltageom.errors import UserError
+from deltageom.methods import interface as methods
+from deltageom.resolved import Study
+from deltageom.schema import EMBEDDED
+
+Record = dict[str, Any]
+
+GIT_SECONDS = 10  # a checkout on a slow disk is no reason to wait for long
+KEYS = ("command", "settings", "code_sha256", "versions", "machine", "started", "wall_seconds", "peak_memory_mib")
+
+
+def job_names(study: Study) -> list[str]:
+    """Every job of the study that leaves a record, by its path below provenance/ without the suffix: `train/sft`.
+
+    The workflow's own rules decide which jobs there are; tests hold this list against their DAG.
+    """
+    runs, embedded, imported = sorted(study.runs), study.base.model == EMBEDDED, study.rollouts.file is not None
+    models = ["base", *runs]
+    layers = dict.fromkeys(module.split(".")[1] for module in study.modules())
+    by_rule: dict[str, Iterable[str]] = {
+        "problems": ["train", *study.benchmarks],
+        "evaluate": models,
+        "grade": models,
+        "hidden_states": runs if len(runs) > 1 else (),  # for CKA, and one run has no pair
+        "train": runs,
+        "base_spectrum": layers if study.measures.geometry.base_rank else (),
+        "geometry": layers,
+        "connectivity": runs[:-1],
+        "cka": [f"{a}/{b}" for a, b in itertools.combinations(runs, 2)],
+    }
+    alone = {
+        "pretrain": embedded,
+        "teacher": study.rollouts.generator == "teacher" and not imported,
+        "decontaminate": True,
+        "rollouts": not imported,
+        "import_rollouts": imported,
+        "reward": True,
+        "reference": any(
+            "base" in methods.load(run.method).NEEDS or run.training.kl_every for run in study.runs.values()
+        ),
+        "tables": True,
+        "figures": True,
+        "summary": True,
+    }
+    names = [f"{rule}/{name}" for rule, of_rule in by_rule.items() for name in of_rule]
+    return sorted(names + [rule for rule, used in alone.items() if used])
+
+
+def read(folder: Path, names: Iterable[str]) -> dict[str, Record]:
+    """The jobs' records by name. Raises UserError for a file that is missing or no such record."""
+    records = {}
+    for name in names:
+        path = folder / f"{name}.json"
+        try:
+            record = json.loads(path.read_bytes())
+        except FileNotFoundError:
+            raise UserError(f"{path}: no such file: the job has not run") from None
+        except ValueError as error:
+            raise UserError(f"{path}: not JSON: {error}") from None
+        if missing := [key for key in KEYS if key not in record] if isinstance(record, dict) else KEYS:
+            raise UserError(f"{path}: is no job's provenance: it has no {missing[0]!r}")
+        records[name] = record
+    return records
+
+
+def merge(study: Study, jobs: Mapping[str, Record], results: Mapping[str, str], git: Record | None) -> Record:
+    """One JSON object of the study, its jobs' records and its results' digests; the same input, the same bytes.
+
+    `versions` has the version that most jobs ran with, a job's own `versions` where it differs, `mixed` what is not
+    the same in all jobs, value by value: versions of packages, Python and platform, and a command's devices.
+    """
+    settings = study.model_dump(mode="json", exclude={"execution"})  # how jobs run is in each one's machine
+    versions = _usual_versions(jobs.values())
+    machines = sorted({_canonical(record["machine"]) for record in jobs.values()})
+    return {
+        "study": study.study,
+        "settings": settings,
+        "settings_sha256": digest(settings),
+        "seeds": dict(_seeds(settings)),
+        "git": git,
+        "mixed": _mixed(jobs),
+        "versions": versions,
+        "machines": [json.loads(machine) for machine in machines],
+        "job_settings": {digest(record["settings"]): record["settings"] for record in jobs.values()},
+        "jobs": {
+            name: {
+                **{key: record[key] for key in KEYS if key not in ("settings", "versions", "machine")},
+                "settings": digest(record["settings"]),
+                "machine": machines.index(_canonical(record["machine"])),
+                "versions": {
+                    package: record["versions"].get(package)
+                    for package, usual in versions.items()
+                    if record["versions"].get(package) != usual
+                },
+            }
+            for name, record in jobs.items()
+        },
+        "totals": _totals(jobs.values()),
+        "results": dict(results),
+    }
+
+
+def digest(value: Any) -> str:
+    """SHA-256 of plain values: those of equal settings are equal, whatever the order of their keys."""
+    return hashlib.sha256(_canonical(value).encode()).hexdigest()
+
+
+def digests(files: Iterable[Path], folder: Path) -> dict[str, str]:
+    """SHA-256 of each file, by its path below `folder`. Raises UserError for a file that is not there."""
+    found = {}
+    for path in files:
+        if not path.is_relative_to(folder):
+            raise UserError(f"{path}: is not below {folder}, the folder of the study's results")
+        found[path.relative_to(folder).as_posix()] = _file_digest(path)
+    return found
+
+
+def verify(path: Path) -> int:
+    """How many results are what the study's provenance in `path` says. Raises UserError naming those that are not."""
+    try:
+        results = json.loads(path.read_bytes())["results"].items()
+    except FileNotFoundError:
+        raise UserError(f"{path}: no such file") from None
+    except (ValueError, KeyError, TypeError, AttributeError):
+        raise UserError(f"{path}: is no study's provenance.json: it lists no results") from None
+    wrong = []
+    for name, recorded in results:
+        if PurePosixPath(name).is_absolute() or ".." in PurePosixPath(name).parts:
+            raise UserError(f"{path}: lists {name!r}, which is not below its own folder")
+        if not (path.parent / name).is_file():
+            wrong.append(f"{name}: missing")
+        elif _file_digest(path.parent / name) != recorded:
+            wrong.append(f"{name}: not the file that was recorded")
+    if wrong:
+        raise UserError(f"{path}: of {len(results)} results {len(wrong)} do not fit:\n  " + "\n  ".join(wrong))
+    return len(results)
+
+
+def checkout(folder: Path) -> Record | None:
+    """Commit of the git checkout that `folder` belongs to, and whether its files there differ from it; None without
+    one. That a checkout merely lies around the project counts as none: its Snakefile must be tracked."""
+    commit = _git(folder, "rev-parse", "HEAD")
+    if not commit or _git(folder, "ls-files", "--error-unmatch", "Snakefile") is None:
+        return None
+    changes = _git(folder, "status", "--porcelain", "--", ".")
+    return {"commit": commit, "dirty": None if changes is None else bool(changes)}
+
+
+def _git(folder: Path, *arguments: str) -> str | None:
+    """What git says, without trailing newline; None if it fails, is not there or takes too long."""
+    try:
+        done = subprocess.run(
+            ["git", "--no-optional-locks", "-C", folder, *arguments],
+            capture_output=True,
+            text=True,
+            timeout=GIT_SECONDS,
+            check=True,
+        )
+    except (OSError, subprocess.SubprocessError):
+        return None
+    return done.stdout.strip()
+
+
+def _usual_versions(records: Iterable[Record]) -> dict[str, str]:
+    """By package the version of most jobs that have it; of equally many, the one that sorts last."""
+    counts: dict[str, Counter[str]] = defaultdict(Counter)
+    for record in records:
+        for package, version in record["versions"].items():
+            counts[package][version] += 1
+    return {package: max(of, key=lambda version: (of[version], version)) for package, of in sorted(counts.items())}
+
+
+def _mixed(jobs: Mapping[str, Record]) -> Record:
+    """By what is not the same in all jobs: each value, and the jobs that had it."""
+    seen: dict[str, dict[str, list[str]]] = defaultdict(lambda: defaultdict(list))
+    packages = {package for record in jobs.values() for package in record["versions"]}
+    for name, record in sorted(jobs.items()):
+        machine = record["machine"]
+        facts = {package: record["versions"].get(package, "not installed") for package in packages}
+        facts |= {"python": machine["python"], "platform": machine["platform"]}
+        facts[f"device of {record['command']}"] = machine["device"]  # some commands never use a GPU
+        for fact, value in facts.items():
+            seen[fact][value].append(name)
+    return {fact: dict(values) for fact, values in seen.items() if len(values) > 1}
+
+
+def _totals(records: Iterable[Record]) -> Record:
+    """Jobs, their seconds summed and the highest peak, by command and of all."""
+    by_command: dict[str, list[Record]] = defaultdict(list)
+    for record in records:
+        by_command[record["command"]].append(record)
+        by_command["all"].append(record)
+    return {
+        command: {
+            "jobs": len(of),
+            "wall_seconds": round(sum(record["wall_seconds"] for record in of), 3),
+            "peak_memory_mib": max(record["peak_memory_mib"] for record in of),
+        }
+        for command, of in by_command.items()
+    }
+
+
+def _seeds(tree: Any, place: str = "") -> Iterator[tuple[str, int]]:
+    """Every seed in the settings, by its key: `runs.sft.training.seed`."""
+    if not isinstance(tree, dict):
+        return
+    for key, value in tree.items():
+        if (key == "seed" or key.endswith("_seed")) and isinstance(value, int):
+            yield place + key, value
+        yield from _seeds(value, f"{place}{key}.")
+
+
+def _file_digest(path: Path) -> str:
+    try:
+        with path.open("rb") as file:
+            return hashlib.file_digest(file, "sha256").hexdigest()
+    except FileNotFoundError:
+        raise UserError(f"{path}: no such file") from None
+
+
+def _canonical(value: Any) -> str:
+    return json.dumps(value, sort_keys=True, ensure_ascii=False, allow_nan=False)

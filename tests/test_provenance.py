@@ -1,0 +1,309 @@
+"""A study's provenance: which jobs it has, what is merged of them, and the report that shows it."""
+
+import hashlib
+import json
+import os
+import re
+import shutil
+import subprocess
+import zipfile
+from collections import Counter
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from deltageom import provenance_summary as summary
+from deltageom.errors import UserError
+from deltageom.provenance import Stopwatch
+from deltageom.resolved import Study
+from deltageom.study import load_study
+from tests.conftest import BIN, ROOT, SMOKE, planned, snakemake
+
+ONE_RUN = """
+extends: toy
+training: {kl_every: null}
+runs: {sft_seed7: null, rft: null, dft: null, rift: null, rift_linear: null, offline_grpo: null, dpo: null}
+measures: {geometry: {base_rank: null}}
+"""
+IMPORTED = "extends: toy\nrollouts: {file: theirs.parquet}\nruns: {dpo: null}\n"  # the base is needed for the KL alone
+
+
+@pytest.mark.parametrize(
+    ("name", "text"),
+    [("smoke", SMOKE), ("self", "extends: toy-self\n"), ("qwen3-4b", None), ("one", ONE_RUN), ("imported", IMPORTED)],
+)
+def test_jobs_are_those_of_the_workflow(project: Path, name: str, text: str | None) -> None:
+    """Of the DAG that ends in the summary, which everything but the provenance itself leads to."""
+    (project / "theirs.parquet").touch()
+    if text:
+        (project / "studies" / f"{name}.yaml").write_text(text)
+    done = snakemake(project, "--summary", "--config", f"study={name}", "--", f"results/{name}/summary.md")
+    assert done.returncode == 0, done.stderr
+    recorded = re.findall(rf"^results/{name}/provenance/(\S+)\.json\t", done.stdout, flags=re.MULTILINE)
+    assert len(recorded) > 10
+    assert summary.job_names(load_study({"study": name}, project)) == sorted(recorded)
+
+
+@pytest.fixture(scope="module")
+def toy() -> Study:
+    return load_study({"study": "toy"}, ROOT)
+
+
+def job(command: str, seconds: float = 1.0, peak: float = 100.0, torch: str | None = "2.0", **machine: Any) -> Any:
+    return {
+        "command": command,
+        "settings": {"study": "of " + command},
+        "code_sha256": "c" * 64,
+        "versions": {"numpy": "2.4"} | ({"torch": torch} if torch else {}),
+        "machine": {"platform": "Linux", "python": "3.11.7", "device": "cpu", "threads": 1} | machine,
+        "started": "2026-01-01T00:00:00Z",
+        "wall_seconds": seconds,
+        "peak_memory_mib": peak,
+    }
+
+
+JOBS = {
+    "train/sft": job("train", 2.5, 300.0, device="H100"),
+    "train/dpo": job("train", 1.25, 500.0, device="A100", threads=2),
+    "tables": job("tables", 0.5, 200.0, torch=None),
+    "pretrain": job("pretrain", torch="1.9"),
+}
+
+
+def test_totals_are_sums_and_highest_peaks(toy: Study) -> None:
+    totals = summary.merge(toy, JOBS, {}, None)["totals"]
+    assert totals["train"] == {"jobs": 2, "wall_seconds": 3.75, "peak_memory_mib": 500.0}
+    assert totals["all"] == {"jobs": 4, "wall_seconds": 5.25, "peak_memory_mib": 500.0}
+    assert set(totals) == {"train", "tables", "pretrain", "all"}
+
+
+def test_what_differs_between_jobs_is_named(toy: Study) -> None:
+    merged = summary.merge(toy, JOBS, {}, None)
+    assert merged["mixed"] == {
+        "torch": {"2.0": ["train/dpo", "train/sft"], "1.9": ["pretrain"], "not installed": ["tables"]},
+        "device of train": {"H100": ["train/sft"], "A100": ["train/dpo"]},
+    }
+    assert merged["versions"] == {"numpy": "2.4", "torch": "2.0"}
+    deviations = {name: entry["versions"] for name, entry in merged["jobs"].items()}
+    assert deviations == {"train/sft": {}, "train/dpo": {}, "tables": {"torch": None}, "pretrain": {"torch": "1.9"}}
+
+
+def test_nothing_is_mixed_where_commands_differ_by_design(toy: Study) -> None:
+    """A GPU for training and none for tables, and threads as each rule says: no deviation of a job from its like."""
+    jobs = {"train/sft": job("train", device="H100", threads=8), "tables": job("tables")}
+    assert summary.merge(toy, jobs, {}, None)["mixed"] == {}
+    other = {**jobs, "tables": job("tables", python="3.12.1")}
+    assert summary.merge(toy, other, {}, None)["mixed"] == {"python": {"3.11.7": ["train/sft"], "3.12.1": ["tables"]}}
+
+
+def test_each_record_can_be_put_together_again(toy: Study) -> None:
+    merged = summary.merge(toy, JOBS, {}, None)
+    assert len(merged["job_settings"]) == 3  # both trainings share theirs
+    for name, entry in merged["jobs"].items():
+        versions = {k: v for k, v in (merged["versions"] | entry["versions"]).items() if v is not None}
+        settings, machine = merged["job_settings"][entry["settings"]], merged["machines"][entry["machine"]]
+        assert {**entry, "settings": settings, "machine": machine, "versions": versions} == JOBS[name]
+
+
+def test_the_order_of_jobs_changes_nothing(toy: Study) -> None:
+    jobs = JOBS | {f"geometry/{n}": job("geometry", threads=n) for n in (5, 3, 8, 4, 7, 6, 9)}
+    one, other = (summary.merge(toy, jobs, {}, None) for jobs in (jobs, dict(reversed(jobs.items()))))
+    assert [machine["threads"] for machine in one["machines"] if machine["device"] == "cpu"] == [1, 3, 4, 5, 6, 7, 8, 9]
+    assert json.dumps(one, sort_keys=True) == json.dumps(other, sort_keys=True)
+
+
+def test_seeds_are_those_of_the_study(toy: Study) -> None:
+    seeds = summary.merge(toy, {}, {}, None)["seeds"]
+    assert seeds["runs.sft_seed7.training.seed"] == 7
+    assert seeds["runs.sft.training.lora.init_seed"] == toy.runs["sft"].training.lora.init_seed
+    assert seeds["rollouts.seed"] == toy.rollouts.seed
+    assert "execution" not in summary.merge(toy, {}, {}, None)["settings"]
+
+
+def test_a_jobs_own_record_is_read(tmp_path: Path) -> None:
+    record = Stopwatch().record("tables", {"a": 1}, ["cli.tables"])
+    (tmp_path / "tables.json").write_text(json.dumps(record))
+    assert summary.read(tmp_path, ["tables"]) == {"tables": record}
+
+
+@pytest.mark.parametrize(
+    ("text", "says"),
+    [
+        (None, "no such file: the job has not run"),
+        ("{", "not JSON"),
+        ("[]", "is no job's provenance"),
+        ('{"command": "tables"}', "has no 'settings'"),
+    ],
+)
+def test_bad_records_are_named(tmp_path: Path, text: str | None, says: str) -> None:
+    if text:
+        (tmp_path / "tables.json").write_text(text)
+    with pytest.raises(UserError, match=re.escape(str(tmp_path / "tables.json")) + ".*" + says):
+        summary.read(tmp_path, ["tables"])
+
+
+# FIPS 180-2's own example
+ABC = "ba7816bf8f01cfea414140de5dae2223b00361a396177a9cb410ff61f20015ad"
+
+
+def test_results_are_verified(tmp_path: Path) -> None:
+    (tmp_path / "tables").mkdir()
+    first, second = tmp_path / "tables" / "a.csv", tmp_path / "summary.md"
+    first.write_text("abc")
+    second.write_text("")
+    results = summary.digests([first, second], tmp_path)
+    assert results == {"tables/a.csv": ABC, "summary.md": hashlib.sha256().hexdigest()}
+    listing = tmp_path / "provenance.json"
+    listing.write_text(json.dumps({"results": results}))
+    assert summary.verify(listing) == 2
+    first.write_text("abd")
+    second.unlink()
+    with pytest.raises(UserError) as error:
+        summary.verify(listing)
+    assert "of 2 results 2 do not fit" in str(error.value)
+    assert "tables/a.csv: not the file that was recorded" in str(error.value)
+    assert "summary.md: missing" in str(error.value)
+
+
+@pytest.mark.parametrize("text", ["{}", "[]", "not JSON", '{"results": []}'])
+def test_only_a_studys_provenance_verifies(tmp_path: Path, text: str) -> None:
+    (tmp_path / "a.json").write_text(text)
+    with pytest.raises(UserError, match="lists no results"):
+        summary.verify(tmp_path / "a.json")
+
+
+def test_a_listing_reads_nothing_outside_its_folder(tmp_path: Path) -> None:
+    (tmp_path / "study").mkdir()
+    (tmp_path / "secret").write_text("abc")
+    for name in ("../secret", str(tmp_path / "secret")):
+        (tmp_path / "study" / "a.json").write_text(json.dumps({"results": {name: ABC}}))
+        with pytest.raises(UserError, match="not below its own folder"):
+            summary.verify(tmp_path / "study" / "a.json")
+    with pytest.raises(UserError, match="is not below"):
+        summary.digests([tmp_path / "secret"], tmp_path / "study")
+
+
+def git(folder: Path, *arguments: str) -> str:
+    name = ["-c", "user.name=a", "-c", "user.email=a@example.org"]
+    done = subprocess.run(["git", *name, *arguments], cwd=folder, capture_output=True, text=True, check=True)
+    return done.stdout.strip()
+
+
+def commit(folder: Path) -> str:
+    git(folder, "init", "--quiet")
+    git(folder, "add", "Snakefile")
+    git(folder, "commit", "--quiet", "--message", "first")
+    return git(folder, "rev-parse", "HEAD")
+
+
+def test_the_checkout_is_named_and_whether_it_was_changed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "Snakefile").write_text("")
+    assert summary.checkout(tmp_path) is None
+    first = commit(tmp_path)
+    assert summary.checkout(tmp_path) == {"commit": first, "dirty": False}
+    (tmp_path / "Snakefile").write_text("rule all:")
+    assert summary.checkout(tmp_path) == {"commit": first, "dirty": True}
+    # a copy of the project that lies in some other checkout is not of that
+    (tmp_path / "unpacked").mkdir()
+    (tmp_path / "unpacked" / "Snakefile").write_text("")
+    assert summary.checkout(tmp_path / "unpacked") is None
+    monkeypatch.setenv("PATH", "")
+    assert summary.checkout(tmp_path) is None
+
+
+def provenance_of(project: Path) -> dict[str, Any]:
+    found: dict[str, Any] = json.loads((project / "results" / "smoke" / "provenance.json").read_text())
+    return found
+
+
+def test_a_finished_study_has_one_provenance(finished: Path) -> None:
+    results, merged = finished / "results" / "smoke", provenance_of(finished)
+    records = {str(p.relative_to(results / "provenance"))[:-5]: p for p in (results / "provenance").rglob("*.json")}
+    own = records.pop("provenance")
+    assert set(merged["jobs"]) == set(records)
+    assert json.loads(own.read_text())["command"] == "provenance"
+    seconds = [json.loads(path.read_text())["wall_seconds"] for path in records.values()]
+    assert merged["totals"]["all"]["jobs"] == len(seconds)
+    assert merged["totals"]["all"]["wall_seconds"] == pytest.approx(sum(seconds))
+    assert merged["totals"]["train"]["jobs"] == 7
+    assert merged["mixed"] == {}
+    listed = merged["results"]
+    for name in ("runs/sft/adapter_model.safetensors", "runs/whole/model.safetensors", "rollouts/rollouts.parquet"):
+        assert listed[name] == hashlib.sha256((results / name).read_bytes()).hexdigest()
+    assert {f"tables/{path.name}" for path in (results / "tables").iterdir()} <= set(listed)
+    command = [BIN / "deltageom", "provenance", "--verify", results / "provenance.json"]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert f"{len(listed)} results are as they were recorded" in done.stdout, done.stderr
+
+
+def test_a_commit_reruns_nothing(finished: Path) -> None:
+    try:
+        commit(finished)
+        assert planned(finished) == Counter()
+    finally:
+        shutil.rmtree(finished / ".git")
+
+
+def test_one_jobs_other_version_is_merged_anew(finished: Path, tmp_path: Path) -> None:
+    project = tmp_path / "project"
+    shutil.copytree(finished, project, symlinks=True)
+    path = project / "results" / "smoke" / "provenance" / "train" / "sft.json"
+    record = json.loads(path.read_text())
+    usual, record["versions"]["torch"] = record["versions"]["torch"], "1.13.1"
+    path.write_text(json.dumps(record))
+    assert planned(project) == Counter({"provenance": 1})
+    first = commit(project)
+    done = snakemake(project, "--config", "study=smoke")
+    assert done.returncode == 0, done.stdout + done.stderr
+    merged = provenance_of(project)
+    assert set(merged["mixed"]) == {"torch"}
+    assert merged["mixed"]["torch"]["1.13.1"] == ["train/sft"]
+    assert len(merged["mixed"]["torch"][usual]) > 50
+    assert merged["git"]["commit"] == first
+    assert "torch: " in (project / "results" / "smoke" / "logs" / "provenance.log").read_text()
+
+
+def reported(page: str) -> dict[str, Any]:
+    """What the report shows, by path."""
+    found: dict[str, Any] = json.loads(re.findall(r"var results = (\{.*\});?$", page, flags=re.MULTILINE)[-1])
+    return found
+
+
+def test_the_report_shows_every_table_and_figure(finished: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """With captions and labels, and without a network: Snakemake brings along what its page needs."""
+    for name in ("http_proxy", "https_proxy", "HTTP_PROXY", "HTTPS_PROXY"):
+        monkeypatch.setenv(name, "http://127.0.0.1:9")
+    for kind in ("html", "zip"):
+        done = snakemake(finished, "--report", f"report.{kind}", "--config", "study=smoke")
+        assert done.returncode == 0, done.stdout + done.stderr
+    shown = reported((finished / "report.html").read_text())
+    results = Path("results", "smoke")
+    expected = {str(path.relative_to(finished)) for path in (finished / results).glob("tables/*.csv")}
+    expected |= {str(path.relative_to(finished)) for path in (finished / results).glob("figures/*.svg")}
+    assert set(shown) == expected | {str(results / "summary.md"), str(results / "provenance.json")}
+    for path, entry in shown.items():
+        assert len(re.sub(r"<[^>]*>|\s+", "", entry["caption"])) > 40, path
+        assert "problematic" not in entry["caption"], path  # docutils' word for a mark-up error
+        assert list(entry["labels"]) == ["result"]
+    labels = [entry["labels"]["result"] for entry in shown.values()]
+    assert len(set(labels)) == len(labels)
+    assert "Every table and figure of study smoke" in shown[str(results / "summary.md")]["caption"]
+    captions = {path.stem for path in (ROOT / "workflow" / "report").iterdir()}
+    assert captions == {Path(path).stem for path in shown} | {"workflow"}
+    with zipfile.ZipFile(finished / "report.zip") as packed:
+        assert {Path(name).name for name in packed.namelist()} == {Path(p).name for p in shown} | {"report.html"}
+        assert reported(packed.read("report/report.html").decode()).keys() == shown.keys()
+    for kind in ("html", "zip"):
+        (finished / f"report.{kind}").unlink()
+
+
+def test_another_caption_reruns_nothing(finished: Path) -> None:
+    path = finished / "workflow" / "report" / "accuracy.rst"
+    before = path.read_text()
+    path.write_text("Other words.\n")
+    os.utime(path)
+    try:
+        assert planned(finished) == Counter()
+    finally:
+        path.write_text(before)
