@@ -142,7 +142,7 @@ def differences(one: Path, other: Path) -> list[str]:
         for pattern in COMPARED
         for path in (root / RESULTS).glob(pattern)
     }
-    assert len(files) > 30, files
+    assert len(files) > 20, files
     return sorted(str(name) for name in files if _content(one / RESULTS / name) != _content(other / RESULTS / name))
 
 

@@ -4,6 +4,7 @@ import argparse
 import importlib
 import os
 import pkgutil
+import shutil
 import sys
 import traceback
 from pathlib import Path
@@ -12,6 +13,8 @@ from typing import NoReturn
 
 from deltageom import __version__, cli, watch
 from deltageom.errors import UserError
+
+FULL = 2**20  # bytes
 
 
 def main(argv: list[str] | None = None) -> NoReturn:
@@ -28,7 +31,7 @@ def main(argv: list[str] | None = None) -> NoReturn:
         message = f"deltageom {arguments.command}: error: {error}"
     except Exception as error:
         traceback.print_exc()
-        message = f"deltageom {arguments.command}: {type(error).__name__}: {error}"
+        message = f"deltageom {arguments.command}: {type(error).__name__}: {error}{_full_disk(arguments)}"
     else:
         sys.exit(0)
     if arguments.log:
@@ -56,6 +59,14 @@ def _run(command: ModuleType, arguments: argparse.Namespace) -> None:
         if "processes" in arguments:  # the order of a sum, and so its last digits, depends on them
             record["machine"]["processes"] = arguments.processes
         records.write_json(arguments.provenance, record)
+
+
+def _full_disk(arguments: argparse.Namespace) -> str:
+    """What libraries that write by themselves say of a full disk is anything but that."""
+    folder = arguments.provenance.parent if arguments.provenance else Path()
+    if folder.is_dir() and shutil.disk_usage(folder).free < FULL:
+        return f" (no space is left on the disk of {folder}: free some and start again)"
+    return ""
 
 
 def _commands() -> dict[str, ModuleType]:
