@@ -51,7 +51,7 @@ types: setup
 # One thread a worker: OpenMP threads that spin against each other cost more than they bring. A file stays with one
 # worker, so that what its tests share is made once.
 test: lint types
-	OMP_NUM_THREADS=1 $(VENV)/bin/pytest -n $(CORES) --dist loadfile --durations=5
+	OMP_NUM_THREADS=1 $(VENV)/bin/pytest -n $(CORES) --dist loadfile --durations=8 --ignore=tests/vllm --ignore=tests/slurm
 
 test-vllm: setup-vllm
 	OMP_NUM_THREADS=1 HF_HUB_OFFLINE=1 $(VLLM)/bin/pytest -n $(CORES) --dist loadfile --durations=5 tests/vllm
