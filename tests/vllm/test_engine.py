@@ -125,15 +125,6 @@ def test_a_completion_is_its_own_seeds_whatever_stands_beside_it(
     same_log_probs(turned, whole)
 
 
-def test_seeds_hold_where_prompts_are_more_than_one_step_reads(tiny_model: Path, base_settings: Base) -> None:
-    """48 prompts of 100 tokens at once: vLLM would read some in parts."""
-    engine = engines.load("vllm", setup(tiny_model, base_settings, batch_size=48))
-    asked = [Request([10 + seed, *range(20, 119)], seed) for seed in range(48)]
-    together = generation.complete(engine, asked, Sampling(1.0, 1.0, 0, 6))
-    alone = generation.complete(engine, asked[40:41], Sampling(1.0, 1.0, 0, 6))
-    assert together[40].token_ids == alone[0].token_ids
-
-
 def test_tokens_are_drawn_as_often_as_the_policy_says(
     of_base: engines.Engine, wanted: list[Request], tiny_model: Path, base_settings: Base
 ) -> None:
@@ -165,6 +156,18 @@ def test_the_end_of_sequence_closes_a_completion(
         assert (completion.token_ids[-1] == eos) == (completion.finish_reason == "stop")
         assert eos not in completion.token_ids[:-1]
         assert completion.finish_reason == "stop" or len(completion.token_ids) == 30
+
+
+# From here on each test has an engine of its own: the end of one takes vLLM's process groups from those before it.
+
+
+def test_seeds_hold_where_prompts_are_more_than_one_step_reads(tiny_model: Path, base_settings: Base) -> None:
+    """48 prompts of 100 tokens at once: vLLM would read some in parts."""
+    engine = engines.load("vllm", setup(tiny_model, base_settings, batch_size=48))
+    asked = [Request([10 + seed, *range(20, 119)], seed) for seed in range(48)]
+    together = generation.complete(engine, asked, Sampling(1.0, 1.0, 0, 6))
+    alone = generation.complete(engine, asked[40:41], Sampling(1.0, 1.0, 0, 6))
+    assert together[40].token_ids == alone[0].token_ids
 
 
 def test_an_adapter_of_a_rank_over_vllms_default_of_16(
