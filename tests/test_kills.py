@@ -66,7 +66,9 @@ def test_a_full_disk_leaves_nothing_that_looks_complete(whole: Path, small_disk:
     said = (folder / "snakemake.log").read_text() + "".join(
         path.read_text(errors="replace") for path in (small_disk / "small" / "logs").rglob("*.log")
     )
-    assert re.search("No space left on device|Errno 28|os error 28|no space is left on the disk", said), said[-3000:]
+    assert re.search(
+        "No space left on device|Errno 28|os error 28|MiB are free on the disk of results/small/provenance", said
+    ), said[-3000:]
     subprocess.run(["mount", "-o", "remount,size=256m", small_disk], check=True)
     assert killing.start(folder).wait() == 0, (folder / "snakemake.log").read_text()[-3000:]
     assert killing.differences(whole, folder) == []

@@ -7,6 +7,7 @@ import pkgutil
 import shutil
 import sys
 import traceback
+from contextlib import suppress
 from pathlib import Path
 from types import ModuleType
 from typing import NoReturn
@@ -14,7 +15,7 @@ from typing import NoReturn
 from deltageom import __version__, cli, watch
 from deltageom.errors import UserError
 
-FULL = 2**20  # bytes
+NEARLY_FULL = 2**28  # bytes
 
 
 def main(argv: list[str] | None = None) -> NoReturn:
@@ -30,12 +31,14 @@ def main(argv: list[str] | None = None) -> NoReturn:
     except UserError as error:
         message = f"deltageom {arguments.command}: error: {error}"
     except Exception as error:
-        traceback.print_exc()
+        with suppress(OSError):  # the log's own disk may be the one that is full
+            traceback.print_exc()
         message = f"deltageom {arguments.command}: {type(error).__name__}: {error}{_full_disk(arguments)}"
     else:
         sys.exit(0)
     if arguments.log:
-        print(message, file=sys.stderr)
+        with suppress(OSError):
+            print(message, file=sys.stderr)
         message += f"\n(log: {arguments.log})"
     print(message, file=terminal, flush=True)
     sys.exit(1)
@@ -64,9 +67,8 @@ def _run(command: ModuleType, arguments: argparse.Namespace) -> None:
 def _full_disk(arguments: argparse.Namespace) -> str:
     """What libraries that write by themselves say of a full disk is anything but that."""
     folder = arguments.provenance.parent if arguments.provenance else Path()
-    if folder.is_dir() and shutil.disk_usage(folder).free < FULL:
-        return f" (no space is left on the disk of {folder}: free some and start again)"
-    return ""
+    free = shutil.disk_usage(folder).free if folder.is_dir() else NEARLY_FULL
+    return f" (only {free / 2**20:.1f} MiB are free on the disk of {folder}: is it full?)" if free < NEARLY_FULL else ""
 
 
 def _commands() -> dict[str, ModuleType]:
