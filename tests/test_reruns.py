@@ -94,6 +94,10 @@ def without_a_module(project: Path) -> None:
     (project / "results" / "smoke" / "geometry" / "layers.1.self_attn.q_proj.json").unlink()
 
 
+def without_a_table(project: Path) -> None:
+    (project / "results" / "smoke" / "tables" / "cka.csv").unlink()
+
+
 MATRIX: dict[str, tuple[Edit, dict[str, int]]] = {
     "one run's learning rate": (in_study(runs={"rift": {"learning_rate": 1e-3}}), of_runs(["rift"])),
     "an option of one run's method": (in_study(runs={"rift": {"reward_wrong": -0.1}}), of_runs(["rift"])),
@@ -160,7 +164,9 @@ MATRIX: dict[str, tuple[Edit, dict[str, int]]] = {
     "held-out prompts": (in_study(reference={"prompts": 5}), {"reference": 1, **EVERY_RUN}),
     "how jobs run": (in_study(execution={"checkpoint_every": 2, "processes": 2, "shard_size": 5}), {}),
     "an adapter edited by hand": (by_hand, {key: n for key, n in of_runs(["rft"]).items() if key != "train"}),
-    "a module file deleted": (without_a_module, {"geometry": 1, **LAST}),
+    # what was made of it stands: Snakemake makes a file in between again once a job needs it
+    "a module file deleted": (without_a_module, {}),
+    "a table deleted": (without_a_table, LAST),
 }
 
 
@@ -169,7 +175,15 @@ def put_back(project: Path) -> Iterator[None]:
     """Everything as it was, contents and times: as a checkout of the old commit beside untouched results."""
     before = {
         path: (path.read_bytes(), path.stat())
-        for folder in ("src", "workflow", "studies", "envs", "results/smoke/runs", "results/smoke/geometry")
+        for folder in (
+            "src",
+            "workflow",
+            "studies",
+            "envs",
+            "results/smoke/runs",
+            "results/smoke/geometry",
+            "results/smoke/tables",
+        )
         for path in (project / folder).rglob("*")
         if path.is_file() and "__pycache__" not in path.parts
     } | {project / name: ((project / name).read_bytes(), (project / name).stat()) for name in ("config.yaml",)}

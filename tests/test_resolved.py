@@ -87,7 +87,10 @@ ONLY_SFT = (
             ["run 'x': execution.processes 2 times micro_batch_size 16 must divide batch_size 16"],
         ),
         ("reference: {benchmark: null}", ["reference.benchmark None is none", "run 'sft'", "kl_every: null"]),
-        ("reference: {benchmark: esy}", ["reference.benchmark 'esy' is none of the benchmarks (easy, hard)"]),
+        (
+            "reference: {benchmark: esy}",
+            ["reference.benchmark 'esy' is none of the benchmarks (easy, hard, hard_sampled)"],
+        ),
         ("runs: {x: {method: dpo, match_norm: {run: stf, how: stop}}}", ["runs.x.match_norm.run 'stf'", "other runs"]),
         (
             "runs: {x: {method: dpo, match_norm: {run: x, how: stop}}}",
