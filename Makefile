@@ -1,4 +1,4 @@
-# make study: set up, then the toy study. make test: set up, then every check. make test-vllm: the same for vLLM. See README.md.
+# make study: set up, then the toy study. make test: set up, then every check. make test-vllm, test-slurm: those of vLLM and of SLURM.
 PYTHON ?= python3
 CORES ?= $(shell getconf _NPROCESSORS_ONLN)
 VENV := .venv
@@ -7,7 +7,7 @@ VLLM := .venv-vllm
 VLLM_READY := $(VLLM)/.ready
 TYPED := src/deltageom
 
-.PHONY: setup setup-vllm study lint types test test-vllm clean
+.PHONY: setup setup-vllm study lint types test test-vllm test-slurm test-kills clean
 .DELETE_ON_ERROR:
 
 setup: $(READY)
@@ -51,10 +51,22 @@ types: setup
 # One thread a worker: OpenMP threads that spin against each other cost more than they bring. A file stays with one
 # worker, so that what its tests share is made once.
 test: lint types
-	OMP_NUM_THREADS=1 $(VENV)/bin/pytest -n $(CORES) --dist loadfile --durations=8 --ignore=tests/vllm --ignore=tests/slurm
+	OMP_NUM_THREADS=1 $(VENV)/bin/pytest -n $(CORES) --dist loadfile --durations=8 --ignore=tests/vllm --ignore=tests/slurm --ignore=tests/test_kills.py
 
 test-vllm: setup-vllm
 	OMP_NUM_THREADS=1 HF_HUB_OFFLINE=1 $(VLLM)/bin/pytest -n $(CORES) --dist loadfile --durations=5 tests/vllm
+
+# Minutes of kills, and of a disk that is full: apart until CI's time is measured with them.
+test-kills: setup
+	OMP_NUM_THREADS=1 $(VENV)/bin/pytest --durations=5 tests/test_kills.py
+
+# SLURM comes from Debian, if this is root on such a system and some of it is missing; elsewhere the tests say what is
+# missing and are skipped.
+test-slurm: setup
+	if [ "$$(id -u)" = 0 ] && command -v apt-get > /dev/null && ! which munged slurmctld slurmd sbatch > /dev/null 2>&1; then \
+	    apt-get update -qq; \
+	    DEBIAN_FRONTEND=noninteractive apt-get install -qq --no-install-recommends slurmctld slurmd slurm-client munge; fi
+	DELTAGEOM_TEST_SLURM=1 $(VENV)/bin/pytest --durations=5 tests/slurm
 
 clean:
 	rm -rf $(VENV) $(VLLM) results .snakemake
