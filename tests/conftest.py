@@ -205,6 +205,7 @@ def copy_project(folder: Path) -> Path:
         shutil.copy2(ROOT / name, folder)
     for name in ("workflow", "studies", "envs", "src"):
         shutil.copytree(ROOT / name, folder / name, ignore=shutil.ignore_patterns("__pycache__", "*.egg-info"))
+    (folder / "profiles").symlink_to("workflow/profiles")
     return folder
 
 

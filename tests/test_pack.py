@@ -40,8 +40,7 @@ def unpack(archive: Path, folder: Path) -> Path:
 
 @pytest.fixture(scope="module")
 def project(finished: Path) -> Path:
-    """The finished study with what a project gathers: a link, caches, and what a kill left over."""
-    (finished / "profiles").symlink_to("workflow/profiles")
+    """The finished study with what a project gathers: caches, and what a kill left over."""
     for left in (
         *("src/deltageom/__pycache__/a.pyc", "src/deltageom.egg-info/PKG-INFO", "workflow/.rules.swp", ".git/HEAD"),
         *("data/theirs.jsonl", "results/other/summary.md", "results/smoke/.summary.md.x1.md"),
