@@ -1,4 +1,5 @@
-# make study: set up, then the toy study. make test: set up, then every check. make test-vllm, test-slurm: those of vLLM and of SLURM.
+# make study: set up, then the toy study. make test: set up, then every check but those of vLLM, of SLURM and of kills,
+# which have targets of their own. .ci/run has all.
 PYTHON ?= python3
 CORES ?= $(shell getconf _NPROCESSORS_ONLN)
 VENV := .venv
@@ -56,7 +57,7 @@ test: lint types
 test-vllm: setup-vllm
 	OMP_NUM_THREADS=1 HF_HUB_OFFLINE=1 $(VLLM)/bin/pytest -n $(CORES) --dist loadfile --durations=5 tests/vllm
 
-# Minutes of kills, and of a disk that is full: apart until CI's time is measured with them.
+# Minutes of kills at random moments, and of a disk that is full: both cores are theirs, or the moments are others.
 test-kills: setup
 	OMP_NUM_THREADS=1 $(VENV)/bin/pytest --durations=5 tests/test_kills.py
 

@@ -2,10 +2,13 @@
 
     python -m tests.killing --kills 30 --seed 1
 
+A study is finished after some ten kills; the rest are of further ones, with the seeds that follow.
+
 Compared with an undisturbed run, byte for byte: tables, adapters, rollouts, answers.
 """
 
 import argparse
+import glob
 import os
 import random
 import shutil
@@ -111,27 +114,46 @@ HOW: dict[str, Callable[[subprocess.Popen[bytes], random.Random], None]] = {
 
 
 def disturb(project: Path, kills: int, seed: int, longest: float) -> Report:
-    """Kills the study `kills` times, each after 1 to `longest` seconds, the ways in turn, then lets it finish."""
+    """Kills the study `kills` times, the ways in turn, then lets it finish.
+
+    A kill comes after 1 to `longest` seconds; two of three wait on from there until a checkpoint or shard is new, for
+    there is little time in which there is one to go on from.
+    """
     dice, report, started = random.Random(seed), Report(seed), time.monotonic()
     ways = list(HOW)
-    while True:
+    while (number := report.kills.total()) < kills:
         process = start(project)
-        limit = dice.uniform(1, longest) if report.kills.total() < kills else None
-        try:
-            code = process.wait(limit)
-        except subprocess.TimeoutExpired:
-            how = ways[report.kills.total() % len(ways)]
-            HOW[how](process, dice)
-            report.kills[how] += 1
-            process.wait(300)
-        else:
-            if limit is None or code == 0:
-                assert code == 0, (project / "snakemake.log").read_text()[-4000:]
-                break
+        if not _time_to_kill(process, project, dice.uniform(1, longest), bool(number % 3)):
+            assert process.returncode == 0, (project / "snakemake.log").read_text()[-4000:]
+            break  # finished before all kills were made
+        how = ways[number % len(ways)]
+        HOW[how](process, dice)
+        report.kills[how] += 1
+        process.wait(300)
         report.resumes += _resumes(project)
+    assert start(project).wait() == 0, (project / "snakemake.log").read_text()[-4000:]
     report.resumes += _resumes(project)
     report.seconds = time.monotonic() - started
     return report
+
+
+def _time_to_kill(process: subprocess.Popen[bytes], project: Path, seconds: float, something_new: bool) -> bool:
+    """Waits; False if Snakemake ends before."""
+    try:
+        process.wait(seconds)
+    except subprocess.TimeoutExpired:
+        kept, due = _kept(project), time.monotonic() + 60
+        while something_new and process.poll() is None and time.monotonic() < due and not _kept(project) - kept:
+            time.sleep(0.02)
+    return process.poll() is None
+
+
+def _kept(project: Path) -> set[str]:
+    """What jobs can go on from."""
+    folder = project / RESULTS
+    # not Path.rglob, which raises where a folder goes meanwhile
+    patterns = ("scratch/*/checkpoint-*/complete.json", "shards/**/[0-9]*.parquet")
+    return {name for pattern in patterns for name in glob.glob(pattern, root_dir=folder, recursive=True)}  # noqa: PTH207
 
 
 def differences(one: Path, other: Path) -> list[str]:
@@ -176,14 +198,15 @@ def main() -> None:
     parser.add_argument("--longest", type=float, default=15.0, help="seconds to a kill, at most")
     given = parser.parse_args()
     with tempfile.TemporaryDirectory() as name:
-        whole, killed = project(Path(name) / "whole"), project(Path(name) / "killed")
+        whole = project(Path(name) / "whole")
         assert start(whole).wait() == 0, (whole / "snakemake.log").read_text()
-        report = disturb(killed, given.kills, given.seed, given.longest)
-        report.differences = differences(whole, killed)
-        print(report)
-        for difference in report.differences:
-            print(f"differs: {difference}")
-        if report.differences:
+        reports: list[Report] = []
+        while (left := given.kills - sum(report.kills.total() for report in reports)) > 0:
+            killed = project(Path(name) / f"killed{len(reports)}")
+            reports.append(disturb(killed, left, given.seed + len(reports), given.longest))
+            reports[-1].differences = differences(whole, killed)
+            print(reports[-1], *reports[-1].differences, sep="\n  differs: ", flush=True)
+        if any(report.differences for report in reports):
             shutil.copytree(name, Path.cwd() / "killed")
             sys.exit(1)
 

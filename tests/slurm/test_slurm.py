@@ -49,7 +49,7 @@ class Workflow:
                 [
                     *(BIN / "snakemake", "--profile", "profiles/slurm", "--config", "study=tiny"),
                     *("--set-resources", *RESOURCES),
-                    # looks after 2 and 14 seconds; the profile's 10 and 30 find most jobs here, which take 12, at the second
+                    # looks after 2 and 14 seconds: the profile's 10 and 30 see the end of jobs of 12 seconds late
                     *("--slurm-init-seconds-before-status-checks", "2"),
                 ],
                 cwd=project,
