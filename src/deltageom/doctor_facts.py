@@ -50,7 +50,8 @@ class Found:
 
     python: tuple[int, int, int] = sys.version_info[:3]
     executable: str = sys.executable
-    locks: Mapping[str, Mapping[str, str]] = field(default_factory=dict)  # envs/ file: name to pinned version
+    lock: str = "cpu.txt"  # of envs/, that the environment is held against
+    pins: Mapping[str, str] = field(default_factory=dict)  # its versions by name; none where there is no such file
     versions: Mapping[str, str] = field(default_factory=dict)  # of everything that is pinned, and of the lines below
     torch_cuda: str | None = None  # that torch is built for
     torch_says: Answer | None = None  # what it computed on a GPU, where it was asked

