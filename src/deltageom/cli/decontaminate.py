@@ -3,20 +3,14 @@
 import argparse
 from pathlib import Path
 
-from deltageom.arguments import add_settings, named_path, parse_settings
+from deltageom.arguments import add_settings, parse_settings
+from deltageom.benchmark_arguments import add_benchmarks, benchmarks_of
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     add_settings(parser)
     parser.add_argument("--train", type=Path, required=True, help="the training problems (jsonl)")
-    parser.add_argument(
-        "--benchmark",
-        type=named_path,
-        action="append",
-        required=True,
-        metavar="NAME=FILE",
-        help="a benchmark's problems (jsonl); repeat for more",
-    )
+    add_benchmarks(parser)
     parser.add_argument(
         "--output", type=Path, required=True, help="folder for train.jsonl, overlaps.jsonl, report.json"
     )
@@ -30,9 +24,7 @@ def run(arguments: argparse.Namespace) -> None:
 
     settings = parse_settings(jobs.DecontaminationSettings, arguments.settings).decontamination
     training = records.read_problems(arguments.train)
-    benchmarks = {name: records.read_problems(path) for name, path in arguments.benchmark}
-    if len(benchmarks) < len(arguments.benchmark):
-        raise UserError("--benchmark: two have the same name; give each its own")
+    benchmarks = benchmarks_of(arguments)
     found = decontamination.overlaps(training, benchmarks, settings.words)
     kept = training if settings.overlap == "count" else decontamination.without(training, found)
     if not kept:

@@ -56,7 +56,7 @@ class TransformersEngine:
             do_sample=False,  # the chooser leaves one token to choose from
             temperature=1.0,
             top_p=1.0,
-            top_k=0,
+            top_k=50,  # transformers' default: unused where nothing is sampled, and it warns of any other
             repetition_penalty=1.0,
             num_return_sequences=1,
             max_new_tokens=sampling.max_tokens,
