@@ -298,7 +298,7 @@ def test_true_figures(tmp_path: Path) -> None:
     benchmark(folder / "train" / "sft.tsv", (10.0, 8.0))
     benchmark(folder / "train" / "all.tsv", (30.0, 25.0))
     benchmark(folder / "train" / "gone.tsv", (99.0, 99.0))  # of a run that the study no longer has
-    benchmark(folder / "cka" / "a" / "b.tsv", (1.0, "-"), (3.0, "-"))  # repeated
+    benchmark(folder / "cka" / "a.tsv", (1.0, "-"), (3.0, "-"))  # repeated
     benchmark(folder / "pretrain.tsv", (100.0, 190.0))
     for name, size in (("runs/sft/a", 5), ("runs/sft/b/c", 7), ("runs/all/a", 11), ("base/model", 13)):
         path = tmp_path / name

@@ -27,8 +27,7 @@ def of_runs(runs: list[str], whole: bool = False) -> dict[str, int]:
         "evaluate": len(changed),
         "grade": len(changed),
         "hidden_states": len(changed),
-        "connectivity": len({a for a, _ in pairs}),
-        "cka": len(pairs),
+        **dict.fromkeys(("connectivity", "cka"), len({a for a, _ in pairs})),
         **HOLD_ALL_RUNS,
     }
     return counts | ({"train": len(runs)} if runs else {}) | ({"train_whole": 1} if whole else {})
@@ -111,11 +110,11 @@ MATRIX: dict[str, tuple[Edit, dict[str, int]]] = {
     ),
     "a new seed of A": (
         in_study(runs={"dpo2": {"method": "dpo", "lora": {"init_seed": 7}}}),
-        {"train": 1, "evaluate": 1, "grade": 1, "hidden_states": 1, "connectivity": 2, "cka": 7, **HOLD_ALL_RUNS},
+        {"train": 1, "evaluate": 1, "grade": 1, "hidden_states": 1, "connectivity": 2, "cka": 2, **HOLD_ALL_RUNS},
     ),
-    # the four runs before it by name hold their path to it in one file with those to the others
-    "a removed run": (in_study(runs={"rift": None}), {"connectivity": 4, **HOLD_ALL_RUNS}),
-    # trained again under its new name, and last by name: the paths of all six others lead to it
+    # the four runs before it by name hold their pair with it in one file with those with the others
+    "a removed run": (in_study(runs={"rift": None}), {"connectivity": 4, "cka": 4, **HOLD_ALL_RUNS}),
+    # trained again under its new name, and last by name: all six others have their pair with it
     "a renamed run": (
         renamed,
         {"train": 1, "evaluate": 1, "grade": 1, "hidden_states": 1, "connectivity": 6, "cka": 6, **HOLD_ALL_RUNS},
@@ -129,7 +128,7 @@ MATRIX: dict[str, tuple[Edit, dict[str, int]]] = {
     "second_opinion.py": (source("second_opinion.py"), {**NEW_DATA, "grade": 8}),
     "geometry/measures.py": (source("geometry/measures.py"), HOLD_ALL_RUNS),
     "connectivity.py": (source("connectivity.py"), {"connectivity": 6, **LAST}),
-    "representations.py": (source("representations.py"), {"cka": 21, **LAST}),
+    "representations.py": (source("representations.py"), {"cka": 6, **LAST}),
     "evaluation.py": (source("evaluation.py"), {"evaluate": 8, "grade": 8, **LAST}),
     "engines/vllm.py, which the study does not use": (source("engines/vllm.py"), {}),
     "drawing.py": (source("drawing.py"), {"figures": 1, "summary": 1, "provenance": 1}),
@@ -159,7 +158,7 @@ MATRIX: dict[str, tuple[Edit, dict[str, int]]] = {
     "the grid of alpha": (in_study(measures={"connectivity": {"points": 5}}), {"connectivity": 6, **LAST}),
     "top-k": (in_study(measures={"geometry": {"top_k": [2, 3]}}), HOLD_ALL_RUNS),
     "the base's spectrum": (in_study(measures={"geometry": {"base_rank": 48}}), {"base_spectrum": 4, **HOLD_ALL_RUNS}),
-    "prompts of CKA": (in_study(measures={"cka": {"prompts": 7}}), {"hidden_states": 7, "cka": 21, **LAST}),
+    "prompts of CKA": (in_study(measures={"cka": {"prompts": 7}}), {"hidden_states": 7, "cka": 6, **LAST}),
     "the reference run": (in_study(measures={"reference": "rft"}), LAST),
     "held-out prompts": (in_study(reference={"prompts": 5}), {"reference": 1, **EVERY_RUN}),
     "how jobs run": (in_study(execution={"checkpoint_every": 2, "processes": 2, "shard_size": 5}), {}),

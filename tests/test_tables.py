@@ -333,9 +333,9 @@ def records(tmp_path, updates):
         write_json(tmp_path / f"geometry/{module['module']}.json", module)
     (tmp_path / "connectivity").mkdir()
     path({1.0: (2, 6), 0.0: (4, 0)}).assign(b="x").to_csv(tmp_path / "connectivity/b.csv", index=False)
-    (tmp_path / "cka/b").mkdir(parents=True)
-    cka = pd.DataFrame({"layer": [0], "estimator": "biased", "similarity": [math.nan], "n": 4})
-    cka.to_csv(tmp_path / "cka/b/x.csv", index=False)
+    (tmp_path / "cka").mkdir()
+    cka = pd.DataFrame({"b": "x", "layer": [0], "estimator": "biased", "similarity": [math.nan], "n": 4})
+    cka.to_csv(tmp_path / "cka/b.csv", index=False)
     return tmp_path
 
 

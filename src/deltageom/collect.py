@@ -1,7 +1,7 @@
 """Read a study's records from its results folder and make every table of them."""
 
-import itertools
 import json
+from collections.abc import Sequence
 from pathlib import Path
 
 import pandas as pd
@@ -24,16 +24,21 @@ def collect(results: Path, settings: TableSettings) -> dict[str, pd.DataFrame]:
             for benchmark in settings.benchmarks
         },
         [json.loads((results / "geometry" / f"{module}.json").read_text()) for module in settings.modules],
-        {
-            (str(a), str(b)): path.drop(columns="b")
-            for a in sorted(runs)[:-1]
-            for b, path in _read(results / "connectivity" / f"{a}.csv").groupby("b")
-        },
-        {(a, b): _read(results / "cka" / a / f"{b}.csv") for a, b in itertools.combinations(sorted(runs), 2)},
+        _pairs(results / "connectivity", sorted(runs)),
+        _pairs(results / "cka", sorted(runs)),
         json.loads((results / "decontamination" / "report.json").read_text()),
         settings.statistics,
         settings.reference,
     )
+
+
+def _pairs(folder: Path, runs: Sequence[str]) -> dict[tuple[str, str], pd.DataFrame]:
+    """The rows of each pair, from a file a run with those after it."""
+    return {
+        (a, str(b)): rows.drop(columns="b")
+        for a in runs[:-1]
+        for b, rows in _read(folder / f"{a}.csv").groupby("b", sort=False)
+    }
 
 
 def _read(path: Path) -> pd.DataFrame:

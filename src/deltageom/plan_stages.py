@@ -194,10 +194,12 @@ class Stages:
         states = 4 * base.layers * prompts * base.hidden
         # of a layer: Gram matrices of both runs, 2 n^2 d each, for each of two estimators
         flops = base.layers * 8 * prompts**2 * base.hidden
-        rows = 2 * base.layers * work.pairs
+        pair = flops / costs.cores(1, work.assumed).flops
+        jobs = tuple(work.assumed.light_start + after * pair for after in range(len(work.runs) - 1, 0, -1))
+        disk = CKA_ROW * 2 * base.layers * work.pairs
         return [
             Stage("hidden_states", (seconds,) * runs, work.on_gpu, 1, runs * states, ("hidden",)),
-            self.light("cka", work.pairs, flops / costs.cores(1, work.assumed).flops, CKA_ROW * rows, "cka"),
+            Stage("cka", jobs, 0, 1, disk, ("cka",)),
         ]
 
     def connectivity(self) -> Stage:

@@ -4,7 +4,6 @@ Imports nothing heavier than pydantic, for the Snakemake process reads the jobs'
 """
 
 import hashlib
-import itertools
 import json
 import subprocess
 from collections import Counter, defaultdict
@@ -40,7 +39,7 @@ def job_names(study: Study) -> list[str]:
         "base_spectrum": layers if study.measures.geometry.base_rank else (),
         "geometry": layers,
         "connectivity": runs[:-1],
-        "cka": [f"{a}/{b}" for a, b in itertools.combinations(runs, 2)],
+        "cka": runs[:-1],
     }
     alone = {
         "pretrain": embedded,

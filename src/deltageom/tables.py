@@ -80,8 +80,8 @@ def cosine_matrix(table: pd.DataFrame, order: Sequence[str]) -> pd.DataFrame:
 def connectivity(paths: Mapping[tuple[str, str], pd.DataFrame]) -> pd.DataFrame:
     """One row a (pair of runs, alpha): loss in nats a token along alpha dW_a + (1 - alpha) dW_b.
 
-    loss = sum of nll / sum of tokens over the n problems. `paths` holds connectivity/<a>/<b>.csv by (a, b):
-    alpha, problem_id, nll, tokens. A missing nll makes the point's loss missing.
+    loss = sum of nll / sum of tokens over the n problems. `paths` holds the rows of each (a, b) in
+    connectivity/<a>.csv: alpha, problem_id, nll, tokens. A missing nll makes the point's loss missing.
     """
     rows = []
     for (a, b), path in paths.items():
@@ -109,7 +109,7 @@ def barriers(connectivity: pd.DataFrame) -> pd.DataFrame:
 
 
 def cka(similarities: Mapping[tuple[str, str], pd.DataFrame]) -> pd.DataFrame:
-    """One row a (pair of models, layer, estimator). `similarities` holds cka/<a>/<b>.csv by (a, b)."""
+    """One row a (pair of models, layer, estimator). `similarities` holds the rows of each (a, b) in cka/<a>.csv."""
     columns = ["a", "b", "layer", "estimator", "similarity", "n"]
     frames = [frame.assign(a=a, b=b)[columns] for (a, b), frame in similarities.items()]
     return typed(pd.concat(frames) if frames else pd.DataFrame(columns=columns)).reset_index(drop=True)

@@ -1,5 +1,4 @@
 # What the rules share: the resolved study, where its files lie, and the code that each command depends on.
-import itertools
 import os
 import re
 import sys
@@ -50,7 +49,6 @@ RESULTS = f"results/{STUDY.study}"
 # Sorted: the order of keys in a study's file changes no job. Reports alone keep the study's order.
 RUNS = sorted(STUDY.runs)
 MODELS = ["base", *RUNS]
-PAIRS = list(itertools.combinations(RUNS, 2))
 BENCHMARKS = sorted(STUDY.benchmarks)
 ALL_MODULES = STUDY.modules()
 MODULES = sorted({module.split(".", 2)[2] for module in ALL_MODULES})

@@ -47,7 +47,7 @@ rule tables:
         decontamination=f"{RESULTS}/decontamination/report.json",
         geometry=expand(f"{RESULTS}/geometry/{{module}}.json", module=ALL_MODULES),
         connectivity=expand(f"{RESULTS}/connectivity/{{a}}.csv", a=RUNS[:-1]),
-        cka=[f"{RESULTS}/cka/{a}/{b}.csv" for a, b in PAIRS],
+        cka=expand(f"{RESULTS}/cka/{{a}}.csv", a=RUNS[:-1]),
         code=code("tables"),
     output:
         tables=in_sections(TABLES, TABLE_SECTIONS, ".csv", "table"),

@@ -35,24 +35,30 @@ rule hidden_states:
 
 
 rule cka:
-    """Linear CKA of two runs, layer by layer, biased and debiased."""
+    """Linear CKA of a run with each of the runs after it, layer by layer, biased and debiased."""
     input:
         a=f"{RESULTS}/hidden/{{a}}.safetensors",
-        b=f"{RESULTS}/hidden/{{b}}.safetensors",
+        b=lambda w: [f"{RESULTS}/hidden/{run}.safetensors" for run in runs_after(w.a)],
         code=code("cka"),
     output:
-        cka=f"{RESULTS}/cka/{{a}}/{{b}}.csv",
-        provenance=f"{RESULTS}/provenance/cka/{{a}}/{{b}}.json",
+        cka=f"{RESULTS}/cka/{{a}}.csv",
+        provenance=f"{RESULTS}/provenance/cka/{{a}}.json",
     log:
-        f"{RESULTS}/logs/cka/{{a}}/{{b}}.log",
+        f"{RESULTS}/logs/cka/{{a}}.log",
     benchmark:
-        f"{RESULTS}/benchmarks/cka/{{a}}/{{b}}.tsv"
+        f"{RESULTS}/benchmarks/cka/{{a}}.tsv"
     conda:
         "../../envs/cpu.yaml"
     threads: 1
     resources:
         mem_mb=memory(2000),
         runtime=30,
+    params:
+        b=lambda w: [
+            argument
+            for run in runs_after(w.a)
+            for argument in ("--b", f"{run}={RESULTS}/hidden/{run}.safetensors")
+        ],
     shell:
-        "deltageom cka --a {input.a:q} --b {input.b:q} --output {output.cka:q}"
+        "deltageom cka --a {input.a:q} {params.b:q} --output {output.cka:q}"
         " --provenance {output.provenance:q} --log {log:q}"
