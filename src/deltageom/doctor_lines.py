@@ -163,7 +163,8 @@ def slurm(found: Found) -> Line:
     if said is None:
         faults.append("sinfo is not on PATH")
     elif said.status != 0:
-        faults.append("sinfo gave no answer in time" if said.status is None else f"sinfo: {_last(said.text).removeprefix('sinfo: ')}")
+        why = _last(said.text).removeprefix("sinfo: ")
+        faults.append("sinfo gave no answer in time" if said.status is None else f"sinfo: {why}")
         fixes.append("scontrol ping says whether the controller is up")
     partitions = "" if said is None or said.status else f"partitions {', '.join(said.text.split())}; "
     plugin = found.versions.get("snakemake-executor-plugin-slurm")
