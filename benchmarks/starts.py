@@ -1,0 +1,94 @@
+"""How long Snakemake takes to say what is to be done: a study of 28 runs of which nothing is done, and all of it.
+
+    python benchmarks/starts.py
+
+Against `snakemake --version`, which is its own start alone, in rounds of all; a ratio is taken within a round. What is
+"done" are empty files that `snakemake --touch` declares to be of this version: real ones are larger, but as many.
+"""
+
+import argparse
+import csv
+import os
+import shutil
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parent.parent
+STUDY = """
+extends: toy
+runs: {sft: null, sft_seed7: null, rft: null, dft: null, rift: null, rift_linear: null, offline_grpo: null, dpo: null}
+grid:
+  sft:
+    method: sft
+    learning_rate: [1.0e-4, 2.0e-4, 5.0e-4, 1.0e-3, 2.0e-3, 5.0e-3, 1.0e-2]
+    lora: {init_seed: [1, 2, 3, 4]}
+measures: {reference: sft-lr0.002-init1}
+"""
+FLOOR, NOTHING_DONE, ALL_DONE = "snakemake --version", "dry run, nothing done", "start, all done"
+
+
+def snakemake(project: Path, *arguments: str) -> str:
+    command = [Path(sys.executable).parent / "snakemake", *arguments]
+    environment = os.environ | {"PYTHONPATH": str(project / "src")}
+    done = subprocess.run(command, cwd=project, env=environment, capture_output=True, text=True, check=False)
+    if done.returncode:
+        sys.exit(done.stdout + done.stderr)
+    return done.stdout + done.stderr
+
+
+def seconds(project: Path, *arguments: str, says: str) -> float:
+    started = time.perf_counter()
+    output = snakemake(project, *arguments)
+    took = time.perf_counter() - started
+    assert says in output, output
+    return took
+
+
+def make_project(folder: Path, done: bool) -> Path:
+    folder.mkdir()
+    for name in ("Snakefile", "config.yaml"):
+        shutil.copy2(ROOT / name, folder)
+    for name in ("workflow", "studies", "envs", "src"):
+        shutil.copytree(ROOT / name, folder / name, ignore=shutil.ignore_patterns("__pycache__"))
+    (folder / "profiles").symlink_to("workflow/profiles")
+    (folder / "studies" / "large.yaml").write_text(STUDY)
+    if done:
+        rows = csv.DictReader(snakemake(folder, "--summary", "--config", "study=large").splitlines(), delimiter="\t")
+        for row in rows:
+            path = folder / row["output_file"]
+            path.parent.mkdir(parents=True, exist_ok=True)
+            path.touch()
+        snakemake(folder, "--cores", "1", "--touch", "--config", "study=large")
+    return folder
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--rounds", type=int, default=7)
+    given = parser.parse_args()
+    with tempfile.TemporaryDirectory() as name:
+        empty, full = (make_project(Path(name) / folder, folder == "full") for folder in ("empty", "full"))
+        study = ("--config", "study=large")
+        rounds = [
+            {
+                FLOOR: seconds(empty, "--version", says="9."),
+                NOTHING_DONE: seconds(empty, "--dry-run", "--quiet", "rules", *study, says="train"),
+                ALL_DONE: seconds(full, "--cores", "2", *study, says="Nothing to be done"),
+            }
+            for _ in range(given.rounds)
+        ]
+    for contender in rounds[0]:
+        times = [one[contender] for one in rounds]
+        ratios = [one[contender] / one[FLOOR] for one in rounds]
+        print(
+            f"{contender}: {statistics.median(times):.2f} s ({min(times):.2f}-{max(times):.2f}), "
+            f"{statistics.median(ratios):.2f} ({min(ratios):.2f}-{max(ratios):.2f}) times Snakemake's own start"
+        )
+
+
+if __name__ == "__main__":
+    main()
