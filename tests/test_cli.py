@@ -4,8 +4,10 @@ import json
 import subprocess
 from pathlib import Path
 
+import numpy as np
 import pytest
 import yaml
+from safetensors.numpy import save_file
 
 from tests.conftest import BIN, ROOT
 
@@ -77,6 +79,21 @@ def test_bad_settings(tmp_path: Path, settings: str, says: str) -> None:
     assert done.returncode == 1
     assert says in done.stderr
     assert "Traceback" not in done.stderr
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ["cka", "--a", "x", "--b", "n=x", "--b", "n=y", "--output", "out.csv"],
+        ["geometry", "--run", "n=x", "--run", "n=y", "--module", "layers.0.m", "--top-k", "1", "--output", "out"],
+    ],
+)
+def test_a_name_given_twice(tmp_path: Path, arguments: list[str]) -> None:
+    for name in ("x", "y"):
+        save_file({"hidden": np.ones((1, 5, 2), np.float32)}, tmp_path / name)
+    done = deltageom(*arguments, cwd=tmp_path)
+    assert done.returncode == 1
+    assert "two have the same name; give each its own" in done.stderr
 
 
 def test_study_prints_itself_resolved_and_its_schema() -> None:

@@ -1,6 +1,7 @@
 """Arguments that several commands share."""
 
 import argparse
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, TypeVar
 
@@ -39,3 +40,11 @@ def named_path(text: str) -> tuple[str, Path]:
     if not (name and mark and path):
         raise argparse.ArgumentTypeError(f"{text!r} is not NAME=PATH")
     return name, Path(path)
+
+
+def by_name(option: str, given: Sequence[tuple[str, Path]]) -> dict[str, Path]:
+    """What an option of NAME=PATH was given. Raises UserError if a name is there twice."""
+    paths = dict(given)
+    if len(paths) < len(given):
+        raise UserError(f"{option}: two have the same name; give each its own")
+    return paths

@@ -3,8 +3,7 @@
 import argparse
 from typing import TYPE_CHECKING
 
-from deltageom.arguments import named_path
-from deltageom.errors import UserError
+from deltageom.arguments import by_name, named_path
 
 if TYPE_CHECKING:  # every command's arguments are read on every start
     from deltageom.records import Problem
@@ -25,7 +24,5 @@ def benchmarks_of(arguments: argparse.Namespace) -> "dict[str, list[Problem]]":
     """Raises UserError if a name is given twice."""
     from deltageom import records
 
-    paths = dict(arguments.benchmark)
-    if len(paths) < len(arguments.benchmark):
-        raise UserError("--benchmark: two have the same name; give each its own")
+    paths = by_name("--benchmark", arguments.benchmark)
     return {name: records.read_problems(path) for name, path in paths.items()}

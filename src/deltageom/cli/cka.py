@@ -3,7 +3,7 @@
 import argparse
 from pathlib import Path
 
-from deltageom.arguments import named_path
+from deltageom.arguments import by_name, named_path
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -23,4 +23,4 @@ def run(arguments: argparse.Namespace) -> None:
     from deltageom import records
     from deltageom.measures import cka
 
-    records.write_csv(arguments.output, cka.compare(arguments.a, dict(arguments.b)))
+    records.write_csv(arguments.output, cka.compare(arguments.a, by_name("--b", arguments.b)))

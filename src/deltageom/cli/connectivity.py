@@ -3,7 +3,7 @@
 import argparse
 from pathlib import Path
 
-from deltageom.arguments import add_model, add_settings, named_path, parse_settings
+from deltageom.arguments import add_model, add_settings, by_name, named_path, parse_settings
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -28,5 +28,5 @@ def run(arguments: argparse.Namespace) -> None:
 
     settings = parse_settings(jobs.ConnectivitySettings, arguments.settings)
     problems = records.read_problems(arguments.problems)[: settings.connectivity.problems]
-    rows = connectivity.loss_along_paths(settings, arguments.base, arguments.a, dict(arguments.b), problems)
+    rows = connectivity.loss_along_paths(settings, arguments.base, arguments.a, by_name("--b", arguments.b), problems)
     records.write_csv(arguments.output, rows)

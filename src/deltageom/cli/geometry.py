@@ -3,7 +3,7 @@
 import argparse
 from pathlib import Path
 
-from deltageom.arguments import named_path
+from deltageom.arguments import by_name, named_path
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -31,7 +31,7 @@ def run(arguments: argparse.Namespace) -> None:
     if arguments.spectra and not (arguments.base and arguments.base_rank):
         raise UserError("--spectra needs --base and --base-rank, the model and the triplets that are meant")
     folder = hub.weights_folder(arguments.base, arguments.revision) if arguments.base else None
-    runs = {name: open_run(path, folder) for name, path in arguments.run}
+    runs = {name: open_run(path, folder) for name, path in by_name("--run", arguments.run).items()}
     base = BaseWeights(folder, arguments.spectra, arguments.base_rank) if folder and arguments.spectra else None
     made_by = provenance.code_digest(["cli.geometry"])
     for module in arguments.module:
