@@ -164,7 +164,8 @@ def _texts(folder: Path) -> list[str]:
 
 
 def _longest(folder: Path, given: argparse.Namespace) -> int:
-    return max(len(text.split()) for text in _texts(folder)) + int(given.tokens)
+    """Twice the words: vLLM refuses texts of more characters than so many of the longest token, which has no space."""
+    return 2 * max(len(text.split()) for text in _texts(folder)) + int(given.tokens)
 
 
 def write_prompts(folder: Path, given: argparse.Namespace) -> None:
