@@ -209,13 +209,20 @@ def copy_project(folder: Path) -> Path:
     return folder
 
 
+def environment(project: Path) -> dict[str, str]:
+    """For Snakemake in the project's copy: jobs run its sources.
+
+    Passive: the workers of a parallel test run share the cores, and spinning threads would starve each other.
+    """
+    return os.environ | {"PYTHONPATH": str(project / "src"), "HF_HUB_OFFLINE": "1", "OMP_WAIT_POLICY": "PASSIVE"}
+
+
 def snakemake(project: Path, *arguments: str, timeout: float = 900) -> subprocess.CompletedProcess[str]:
     """The real Snakemake in the project's copy, whose own sources the jobs run."""
     return subprocess.run(
         [BIN / "snakemake", "--cores", "2", *arguments],
         cwd=project,
-        # passive: the workers of a parallel test run share the cores, and spinning threads would starve each other
-        env=os.environ | {"PYTHONPATH": str(project / "src"), "HF_HUB_OFFLINE": "1", "OMP_WAIT_POLICY": "PASSIVE"},
+        env=environment(project),
         capture_output=True,
         text=True,
         timeout=timeout,

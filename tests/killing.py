@@ -18,13 +18,13 @@ import sys
 import tempfile
 import time
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 
 import psutil
 
-from tests.conftest import BIN, copy_project
+from tests.conftest import BIN, copy_project, environment
 
 # Every kind of job that can be killed, as small as they get. Checkpoints and shards come often.
 SMALL = """
@@ -79,11 +79,11 @@ def project(folder: Path) -> Path:
 
 def start(project: Path) -> subprocess.Popen[bytes]:
     """Snakemake in a process group of its own."""
-    environment = os.environ | {"PYTHONPATH": str(project / "src"), "HF_HUB_OFFLINE": "1", "OMP_WAIT_POLICY": "PASSIVE"}
     command: list[str | Path] = [BIN / "snakemake", "--cores", "2", "--config", "study=small"]
-    subprocess.run([*command, "--unlock"], cwd=project, env=environment, capture_output=True, check=False)
+    variables = environment(project)
+    subprocess.run([*command, "--unlock"], cwd=project, env=variables, capture_output=True, check=False)
     with (project / "snakemake.log").open("ab") as log:
-        return subprocess.Popen(command, cwd=project, env=environment, stdout=log, stderr=log, start_new_session=True)
+        return subprocess.Popen(command, cwd=project, env=variables, stdout=log, stderr=log, start_new_session=True)
 
 
 def whole_group(process: subprocess.Popen[bytes], _random: random.Random) -> None:
@@ -111,6 +111,18 @@ HOW: dict[str, Callable[[subprocess.Popen[bytes], random.Random], None]] = {
     "SIGTERM of Snakemake": politely,
     "SIGKILL of a job": one_job,
 }
+
+
+def disturb_all(folder: Path, whole: Path, kills: int, seed: int, longest: float) -> Iterator[Report]:
+    """Disturbs studies in `folder`, each with its seed, until `kills` are made; compares each with `whole`."""
+    left = kills
+    while left > 0:
+        killed = project(folder / f"killed{seed}")
+        report = disturb(killed, left, seed, longest)
+        report.differences = differences(whole, killed)
+        yield report
+        left -= report.kills.total()
+        seed += 1
 
 
 def disturb(project: Path, kills: int, seed: int, longest: float) -> Report:
@@ -201,11 +213,9 @@ def main() -> None:
         whole = project(Path(name) / "whole")
         assert start(whole).wait() == 0, (whole / "snakemake.log").read_text()
         reports: list[Report] = []
-        while (left := given.kills - sum(report.kills.total() for report in reports)) > 0:
-            killed = project(Path(name) / f"killed{len(reports)}")
-            reports.append(disturb(killed, left, given.seed + len(reports), given.longest))
-            reports[-1].differences = differences(whole, killed)
-            print(reports[-1], *reports[-1].differences, sep="\n  differs: ", flush=True)
+        for report in disturb_all(Path(name), whole, given.kills, given.seed, given.longest):
+            print(report, *report.differences, sep="\n  differs: ", flush=True)
+            reports.append(report)
         if any(report.differences for report in reports):
             shutil.copytree(name, Path.cwd() / "killed")
             sys.exit(1)

@@ -1,6 +1,5 @@
 """A small study through sbatch, disturbed in every way that clusters know, against the same study on this machine."""
 
-import os
 import re
 import shutil
 import subprocess
@@ -10,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.conftest import BIN, copy_project, snakemake
+from tests.conftest import BIN, copy_project, environment, snakemake
 from tests.slurm.cluster import Cluster, Job, wait_for
 
 # As the toy, with a job of every kind that it has on SLURM, and trainings long enough to be cancelled in.
@@ -53,7 +52,7 @@ class Workflow:
                     *("--slurm-init-seconds-before-status-checks", "2"),
                 ],
                 cwd=project,
-                env=_environment(project),
+                env=environment(project),
                 stdout=log,
                 stderr=subprocess.STDOUT,
                 start_new_session=True,
@@ -103,10 +102,6 @@ class Story:
 
     def jobs(self, rule: str) -> list[Job]:
         return sorted((job for job in self.cluster.jobs() if job.rule == f"rule_{rule}"), key=lambda job: int(job.id))
-
-
-def _environment(project: Path) -> dict[str, str]:
-    return os.environ | {"PYTHONPATH": str(project / "src"), "HF_HUB_OFFLINE": "1", "OMP_WAIT_POLICY": "PASSIVE"}
 
 
 def _project(folder: Path) -> Path:
