@@ -1,6 +1,6 @@
 """How long Snakemake takes to say what is to be done: a study of 28 runs of which nothing is done, and all of it.
 
-    python benchmarks/starts.py
+    python -m benchmarks.starts
 
 Against `snakemake --version`, which is its own start alone, in rounds of all; a ratio is taken within a round. What is
 "done" are empty files that `snakemake --touch` declares to be of this version: real ones are larger, but as many.
@@ -8,16 +8,14 @@ Against `snakemake --version`, which is its own start alone, in rounds of all; a
 
 import argparse
 import csv
-import os
-import shutil
 import statistics
-import subprocess
 import sys
 import tempfile
 import time
 from pathlib import Path
 
-ROOT = Path(__file__).resolve().parent.parent
+from tests.conftest import copy_project, snakemake
+
 STUDY = """
 extends: toy
 runs: {sft: null, sft_seed7: null, rft: null, dft: null, rift: null, rift_linear: null, offline_grpo: null, dpo: null}
@@ -31,10 +29,8 @@ measures: {reference: sft-lr0.002-init1}
 FLOOR, NOTHING_DONE, ALL_DONE = "snakemake --version", "dry run, nothing done", "start, all done"
 
 
-def snakemake(project: Path, *arguments: str) -> str:
-    command = [Path(sys.executable).parent / "snakemake", *arguments]
-    environment = os.environ | {"PYTHONPATH": str(project / "src")}
-    done = subprocess.run(command, cwd=project, env=environment, capture_output=True, text=True, check=False)
+def said(project: Path, *arguments: str) -> str:
+    done = snakemake(project, *arguments)
     if done.returncode:
         sys.exit(done.stdout + done.stderr)
     return done.stdout + done.stderr
@@ -42,27 +38,22 @@ def snakemake(project: Path, *arguments: str) -> str:
 
 def seconds(project: Path, *arguments: str, says: str) -> float:
     started = time.perf_counter()
-    output = snakemake(project, *arguments)
+    output = said(project, *arguments)
     took = time.perf_counter() - started
     assert says in output, output
     return took
 
 
 def make_project(folder: Path, done: bool) -> Path:
-    folder.mkdir()
-    for name in ("Snakefile", "config.yaml"):
-        shutil.copy2(ROOT / name, folder)
-    for name in ("workflow", "studies", "envs", "src"):
-        shutil.copytree(ROOT / name, folder / name, ignore=shutil.ignore_patterns("__pycache__"))
-    (folder / "profiles").symlink_to("workflow/profiles")
+    copy_project(folder)
     (folder / "studies" / "large.yaml").write_text(STUDY)
     if done:
-        rows = csv.DictReader(snakemake(folder, "--summary", "--config", "study=large").splitlines(), delimiter="\t")
+        rows = csv.DictReader(said(folder, "--summary", "--config", "study=large").splitlines(), delimiter="\t")
         for row in rows:
             path = folder / row["output_file"]
             path.parent.mkdir(parents=True, exist_ok=True)
             path.touch()
-        snakemake(folder, "--cores", "1", "--touch", "--config", "study=large")
+        said(folder, "--touch", "--config", "study=large")
     return folder
 
 
@@ -77,7 +68,7 @@ def main() -> None:
             {
                 FLOOR: seconds(empty, "--version", says="9."),
                 NOTHING_DONE: seconds(empty, "--dry-run", "--quiet", "rules", *study, says="train"),
-                ALL_DONE: seconds(full, "--cores", "2", *study, says="Nothing to be done"),
+                ALL_DONE: seconds(full, *study, says="Nothing to be done"),
             }
             for _ in range(given.rounds)
         ]

@@ -42,6 +42,11 @@ def named_path(text: str) -> tuple[str, Path]:
     return name, Path(path)
 
 
+def add_named_paths(parser: argparse.ArgumentParser, option: str, metavar: str, help: str) -> None:
+    """A required option of NAME=PATH, repeated; `by_name` reads it."""
+    parser.add_argument(option, type=named_path, action="append", required=True, metavar=metavar, help=help)
+
+
 def by_name(option: str, given: Sequence[tuple[str, Path]]) -> dict[str, Path]:
     """What an option of NAME=PATH was given. Raises UserError if a name is there twice."""
     paths = dict(given)

@@ -3,21 +3,14 @@
 import argparse
 from typing import TYPE_CHECKING
 
-from deltageom.arguments import by_name, named_path
+from deltageom.arguments import add_named_paths, by_name
 
 if TYPE_CHECKING:  # every command's arguments are read on every start
     from deltageom.records import Problem
 
 
 def add_benchmarks(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument(
-        "--benchmark",
-        type=named_path,
-        action="append",
-        required=True,
-        metavar="NAME=FILE",
-        help="a benchmark's problems (jsonl); repeat for more",
-    )
+    add_named_paths(parser, "--benchmark", "NAME=FILE", "a benchmark's problems (jsonl); repeat for more")
 
 
 def benchmarks_of(arguments: argparse.Namespace) -> "dict[str, list[Problem]]":

@@ -102,12 +102,13 @@ def find(needs: Needs, root: Path = Path()) -> Found:
         answers = pool.submit(ask, command, SECONDS) if asks_hub else None
         gpu = smi.result() if smi else None
         torch = ask([sys.executable, "-c", TORCH], TORCH_SECONDS) if torch_cuda else None
-        pins = doctor_probes.pins(root / "envs" / _lock())
+        lock = _lock()
+        pins = doctor_probes.pins(root / "envs" / lock)
         versions = {name: version for name in {*BESIDE, *pins} if (version := doctor_probes.version(name))}
         cache = Path(constants.HF_HUB_CACHE)
         return Found(
             executable=_short(Path(sys.executable)),
-            lock=_lock(),
+            lock=lock,
             pins=pins,
             versions=versions,
             torch_cuda=torch_cuda,

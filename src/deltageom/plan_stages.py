@@ -49,6 +49,10 @@ class Stages:
         """A rule whose jobs, all alike, need no torch."""
         return Stage(rule, (self.work.assumed.light_start + seconds,) * jobs, 0, 1, disk, (files,))
 
+    def jobs_of_pairs(self, start: float, pair: float) -> tuple[float, ...]:
+        """Seconds of a job a run but the last, each with the runs after it."""
+        return tuple(start + after * pair for after in range(len(self.work.runs) - 1, 0, -1))
+
     def data(self) -> list[Stage]:
         prompts = self.work.inputs.prompt_tokens
         # a solution as long as the question beside it
@@ -195,7 +199,7 @@ class Stages:
         # of a layer: Gram matrices of both runs, 2 n^2 d each, for each of two estimators
         flops = base.layers * 8 * prompts**2 * base.hidden
         pair = flops / costs.cores(1, work.assumed).flops
-        jobs = tuple(work.assumed.light_start + after * pair for after in range(len(work.runs) - 1, 0, -1))
+        jobs = self.jobs_of_pairs(work.assumed.light_start, pair)
         disk = CKA_ROW * 2 * base.layers * work.pairs
         return [
             Stage("hidden_states", (seconds,) * runs, work.on_gpu, 1, runs * states, ("hidden",)),
@@ -203,12 +207,11 @@ class Stages:
         ]
 
     def connectivity(self) -> Stage:
-        """A job a run but the last, with a path to each run after it."""
         work, wanted = self.work, self.work.study.measures.connectivity
         used = least(wanted.problems, work.inputs.problems[wanted.benchmark])
         tokens = used * (work.inputs.prompt_tokens[wanted.benchmark] + ANSWER_TOKENS)
         path = work.forward(wanted.points * tokens)
-        jobs = tuple(work.start(work.inputs.base) + after * path for after in range(len(work.runs) - 1, 0, -1))
+        jobs = self.jobs_of_pairs(work.start(work.inputs.base), path)
         rows = work.pairs * wanted.points * used
         return Stage("connectivity", jobs, work.on_gpu, 1, PATH_ROW * rows, ("connectivity",))
 

@@ -47,11 +47,10 @@ rule decontaminate:
         runtime=60,
     params:
         settings=lambda _: settings(decontamination=STUDY.decontamination),
-        benchmarks=[
-            argument
-            for name in BENCHMARKS
-            for argument in ("--benchmark", f"{name}={RESULTS}/problems/{name}.jsonl")
-        ],
+        benchmarks=named(
+            "--benchmark",
+            {name: f"{RESULTS}/problems/{name}.jsonl" for name in BENCHMARKS},
+        ),
         folder=lambda _, output: folder(output.files),
     shell:
         "deltageom decontaminate --settings {params.settings:q} --train {input.train:q} {params.benchmarks:q}"

@@ -206,6 +206,15 @@ def base_arguments():
     ]
 
 
+def named(option, paths):
+    """An option of NAME=PATH for each of the paths, by name."""
+    return [
+        argument
+        for name, path in paths.items()
+        for argument in (option, f"{name}={path}")
+    ]
+
+
 def module_arguments(layer):
     return [
         argument

@@ -29,11 +29,9 @@ rule connectivity:
         ),
         base=lambda _: model_path("base"),
         a=lambda _, input: folder(input.a),
-        b=lambda w: [
-            argument
-            for run in runs_after(w.a)
-            for argument in ("--b", f"{run}={RESULTS}/runs/{run}")
-        ],
+        b=lambda w: named(
+            "--b", {run: f"{RESULTS}/runs/{run}" for run in runs_after(w.a)}
+        ),
     shell:
         "deltageom connectivity --settings {params.settings:q} --base {params.base:q} --a {params.a:q}"
         " {params.b:q} --problems {input.problems:q} --output {output.paths:q}"

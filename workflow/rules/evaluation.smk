@@ -45,11 +45,10 @@ rule evaluate:
         ),
         base=lambda _: model_path("base"),
         adapter=adapter_argument,
-        benchmarks=[
-            argument
-            for name in BENCHMARKS
-            for argument in ("--benchmark", f"{name}={RESULTS}/problems/{name}.jsonl")
-        ],
+        benchmarks=named(
+            "--benchmark",
+            {name: f"{RESULTS}/problems/{name}.jsonl" for name in BENCHMARKS},
+        ),
         folder=lambda _, output: folder(output.records),
         scratch=lambda w: f"{RESULTS}/shards/evaluate-{w.model}",
     shell:

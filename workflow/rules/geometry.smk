@@ -58,11 +58,7 @@ rule geometry:
         mem_mb=memory(2000 + 2000 * len(WHOLE_RUNS)),  # theirs are dense
         runtime=60,
     params:
-        runs=[
-            argument
-            for run in RUNS
-            for argument in ("--run", f"{run}={RESULTS}/runs/{run}")
-        ],
+        runs=named("--run", {run: f"{RESULTS}/runs/{run}" for run in RUNS}),
         modules=lambda w: module_arguments(w.layer),
         base=base_arguments() if WHOLE_RUNS or BASE_RANK else [],
         spectra=lambda _, input: spectra_arguments(input.spectra),

@@ -54,11 +54,10 @@ rule cka:
         mem_mb=memory(2000),
         runtime=30,
     params:
-        b=lambda w: [
-            argument
-            for run in runs_after(w.a)
-            for argument in ("--b", f"{run}={RESULTS}/hidden/{run}.safetensors")
-        ],
+        b=lambda w: named(
+            "--b",
+            {run: f"{RESULTS}/hidden/{run}.safetensors" for run in runs_after(w.a)},
+        ),
     shell:
         "deltageom cka --a {input.a:q} {params.b:q} --output {output.cka:q}"
         " --provenance {output.provenance:q} --log {log:q}"

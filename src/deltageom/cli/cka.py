@@ -3,19 +3,12 @@
 import argparse
 from pathlib import Path
 
-from deltageom.arguments import by_name, named_path
+from deltageom.arguments import add_named_paths, by_name
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--a", type=Path, required=True, help="hidden states (safetensors) of one model")
-    parser.add_argument(
-        "--b",
-        type=named_path,
-        action="append",
-        required=True,
-        metavar="NAME=FILE",
-        help="hidden states of another; repeat for more",
-    )
+    add_named_paths(parser, "--b", "NAME=FILE", "hidden states of another; repeat for more")
     parser.add_argument("--output", type=Path, required=True, help="csv file to write")
 
 

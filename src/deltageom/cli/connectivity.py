@@ -3,21 +3,14 @@
 import argparse
 from pathlib import Path
 
-from deltageom.arguments import add_model, add_settings, by_name, named_path, parse_settings
+from deltageom.arguments import add_model, add_named_paths, add_settings, by_name, parse_settings
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     add_settings(parser)
     add_model(parser)
     parser.add_argument("--a", type=Path, required=True, help="folder of the run that alpha weighs")
-    parser.add_argument(
-        "--b",
-        type=named_path,
-        action="append",
-        required=True,
-        metavar="NAME=FOLDER",
-        help="a run that 1 - alpha weighs; repeat for more paths",
-    )
+    add_named_paths(parser, "--b", "NAME=FOLDER", "a run that 1 - alpha weighs; repeat for more paths")
     parser.add_argument("--problems", type=Path, required=True, help="jsonl file of problems")
     parser.add_argument("--output", type=Path, required=True, help="csv file to write")
 

@@ -3,13 +3,11 @@
 import argparse
 from pathlib import Path
 
-from deltageom.arguments import by_name, named_path
+from deltageom.arguments import add_named_paths, by_name
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument(
-        "--run", type=named_path, action="append", required=True, metavar="NAME=FOLDER", help="a run; repeat"
-    )
+    add_named_paths(parser, "--run", "NAME=FOLDER", "a run; repeat")
     parser.add_argument("--module", action="append", required=True, help="layers.0.self_attn.q_proj; repeat")
     parser.add_argument(
         "--top-k", type=int, action="append", required=True, help="singular directions in the principal angles; repeat"
