@@ -1,12 +1,13 @@
 """Tokens a second of the rollouts job against the bare engine on the same prompts, and of one engine against the other.
 
-    python benchmarks/engines.py                                        # CPU, minutes; vLLM where it is installed
-    python benchmarks/engines.py --device cuda --size 600m --prompts 512
+    python -m benchmarks.engines                                        # CPU, minutes; vLLM where it is installed
+    python -m benchmarks.engines --device cuda --size 600m --prompts 512
 
 The job does what `deltageom rollouts` does: prompts through the chat template, a seed a completion, log-probs, shards
 on the disk, text, one parquet file. Bare is what one would write by hand with the same engine, `LLM.generate` or
 `model.generate` in batches of like length; samples, temperature and tokens are the same, no seeds, no log-probs,
-nothing written. "Asked the same" is vLLM alone again, with a seed and log-probs for every completion. Each contender
+nothing written. "Asked the same" is vLLM alone again, with a seed and log-probs for every completion. "LoRA" is the
+package's engine with an adapter beside the weights, as evaluation has it, without the job around it. Each contender
 runs in a process of its own, in rounds of all of them; the clock starts when the engine is loaded and has answered
 eight prompts. A ratio is taken within a round, and given as median and range over the rounds. Weights are random, so
 that nearly every completion has the most tokens allowed; those made are counted.
@@ -24,16 +25,23 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from training import SIZES, length, make_model
+from benchmarks import rows, shapes
+from benchmarks.contender import CONFIG
+from benchmarks.tables import markdown, ratio
 
 WARM_UP = 8
-CONTENDERS = ["transformers, bare", "transformers, job", "vllm, bare", "vllm, asked the same", "vllm, job"]
+CONTENDERS = [
+    *("transformers, bare", "transformers, job", "transformers, LoRA"),
+    *("vllm, bare", "vllm, asked the same", "vllm, job", "vllm, LoRA"),
+]
 RATIOS = [
     ("transformers, job", "transformers, bare"),
     ("vllm, job", "vllm, bare"),
     ("vllm, job", "vllm, asked the same"),
     ("vllm, bare", "transformers, bare"),
     ("vllm, job", "transformers, job"),
+    ("transformers, LoRA", "transformers, bare"),
+    ("vllm, LoRA", "vllm, bare"),
 ]
 
 
@@ -42,6 +50,8 @@ def measure(name: str, folder: Path, given: argparse.Namespace) -> dict[str, flo
     started = time.perf_counter()
     if kind == "job":
         generate = job(folder, given, engine)
+    elif kind == "LoRA":
+        generate = with_lora(folder, given, engine)
     elif engine == "vllm":
         generate = bare_vllm(folder, given, the_same=kind != "bare")
     else:
@@ -50,29 +60,32 @@ def measure(name: str, folder: Path, given: argparse.Namespace) -> dict[str, flo
     loaded = time.perf_counter()
     tokens = generate(given.prompts)
     seconds = time.perf_counter() - loaded
-    return {"tokens_a_second": tokens / seconds, "tokens": tokens, "start_seconds": loaded - started}
+    found = {"tokens_a_second": tokens / seconds, "tokens": tokens, "start_seconds": loaded - started}
+    if given.device == "cuda":
+        import torch
+
+        found["reserved_mib"] = torch.cuda.max_memory_reserved() / 2**20  # vLLM is in this process too
+    return found
 
 
 def job(folder: Path, given: argparse.Namespace, engine: str) -> Callable[[int], int]:
     """The job itself; its engine, loaded once, is kept for the second call, which is the one that is timed."""
     import pyarrow.compute as pc
     import pyarrow.parquet as pq
-    import yaml
 
     from deltageom import engines, generation, rollouts
     from deltageom.jobs import RolloutSettings
     from deltageom.records import Problem
 
-    config = yaml.safe_load((Path(__file__).parents[1] / "config.yaml").read_text())
-    dtype = "bfloat16" if given.device == "cuda" else "float32"
     settings = RolloutSettings.model_validate(
         {
-            "rollouts": config["rollouts"]
+            "rollouts": CONFIG["rollouts"]
             | {"engine": engine, "samples": given.samples, "max_tokens": given.tokens, "batch_size": given.batch_size},
             "prompt": {"template": "{question}", "system": None},
-            "base": config["base"] | {"layers": SIZES[given.size][0][1], "dtype": dtype},
+            "base": _base(given),
             "device": given.device,
-            "vllm": config["vllm"] | {"eager": given.eager, "max_model_length": _longest(folder, given)},
+            "transformers": CONFIG["transformers"] if engine == "transformers" else None,
+            "vllm": CONFIG["vllm"] | {"eager": given.eager, "max_model_length": _longest(folder, given)},
         }
     )
     kept: list[engines.Engine] = []
@@ -87,10 +100,36 @@ def job(folder: Path, given: argparse.Namespace, engine: str) -> Callable[[int],
     base = str(folder / "base")
 
     def generate(prompts: int) -> int:
-        problems = [Problem(f"p{number}", text, "1", None) for number, text in enumerate(_texts(folder)[:prompts])]
+        problems = [Problem(f"p{number}", text, "1", None) for number, text in enumerate(texts(folder)[:prompts])]
         output = folder / f"{engine}.parquet"
         rollouts.sample(settings, base, base, problems, output, generation.Job(folder / "scratch", given.shard_size))
         return int(pc.sum(pc.list_value_length(pq.read_table(output)["token_ids"])).as_py())
+
+    return generate
+
+
+def with_lora(folder: Path, given: argparse.Namespace, engine: str) -> Callable[[int], int]:
+    from deltageom import engines, generation, models
+    from deltageom.records import Problem
+    from deltageom.schema import Base, Vllm
+
+    base, source = Base.model_validate(_base(given)), str(folder / "base")
+    adapter = folder / "adapter"
+    if not adapter.is_dir():
+        shapes.save_adapter(adapter, given.size)
+    tokenizer = models.load_tokenizer(source, base)
+    longest = _longest(folder, given)
+    vllm = Vllm.model_validate(CONFIG["vllm"] | {"eager": given.eager})
+    loaded = engines.load(
+        engine, engines.Setup(source, base, given.device, adapter, given.batch_size, longest, vllm, lora=True)
+    )
+
+    def generate(prompts: int) -> int:
+        encoded = [tokenizer.encode(text) for text in texts(folder)[:prompts]]
+        problems = [Problem(f"p{number}", "", "1", None) for number in range(len(encoded))]
+        asked = generation.requests(problems, encoded, given.samples, seed=0)
+        made = generation.complete(loaded, asked, engines.Sampling(1.0, 1.0, 0, given.tokens))
+        return sum(len(completion.token_ids) for completion in made)
 
     return generate
 
@@ -104,7 +143,7 @@ def bare_vllm(folder: Path, given: argparse.Namespace, the_same: bool) -> Callab
 
     llm = LLM(
         model=str(folder / "base"),
-        dtype="bfloat16" if given.device == "cuda" else "float32",
+        dtype=shapes.dtype(given.device),
         max_model_len=_longest(folder, given),
         max_num_seqs=given.batch_size,
         enforce_eager=given.eager,
@@ -113,16 +152,16 @@ def bare_vllm(folder: Path, given: argparse.Namespace, the_same: bool) -> Callab
     )
 
     def generate(prompts: int) -> int:
-        texts = _texts(folder)[:prompts]
+        asked = texts(folder)[:prompts]
         if the_same:
-            texts = [text for text in texts for _ in range(given.samples)]
+            asked = [text for text in asked for _ in range(given.samples)]
             policies = [
                 SamplingParams(temperature=1.0, max_tokens=given.tokens, seed=number, logprobs=0)
-                for number in range(len(texts))
+                for number in range(len(asked))
             ]
         else:
             policies = SamplingParams(n=given.samples, temperature=1.0, max_tokens=given.tokens)
-        made = llm.generate(texts, policies, use_tqdm=False)
+        made = llm.generate(asked, policies, use_tqdm=False)
         return sum(len(output.token_ids) for request in made for output in request.outputs)
 
     return generate
@@ -132,15 +171,15 @@ def bare_transformers(folder: Path, given: argparse.Namespace) -> Callable[[int]
     import torch
     from transformers import AutoModelForCausalLM, AutoTokenizer
 
-    dtype = torch.bfloat16 if given.device == "cuda" else torch.float32
+    dtype = getattr(torch, shapes.dtype(given.device))
     model = AutoModelForCausalLM.from_pretrained(folder / "base", dtype=dtype).to(given.device).eval()
     tokenizer = AutoTokenizer.from_pretrained(folder / "base", padding_side="left")
 
     def generate(prompts: int) -> int:
-        texts = sorted(_texts(folder)[:prompts], key=len)
+        asked = sorted(texts(folder)[:prompts], key=len)
         size, tokens = given.batch_size // given.samples, 0
-        for start in range(0, len(texts), size):
-            batch = tokenizer(texts[start : start + size], return_tensors="pt", padding=True).to(given.device)
+        for start in range(0, len(asked), size):
+            batch = tokenizer(asked[start : start + size], return_tensors="pt", padding=True).to(given.device)
             with torch.inference_mode():
                 made = model.generate(
                     input_ids=batch["input_ids"],
@@ -158,50 +197,55 @@ def bare_transformers(folder: Path, given: argparse.Namespace) -> Callable[[int]
     return generate
 
 
-def _texts(folder: Path) -> list[str]:
-    texts: list[str] = json.loads((folder / "prompts.json").read_text())
-    return texts
+def texts(folder: Path) -> list[str]:
+    written: list[str] = json.loads((folder / "prompts.json").read_text())
+    return written
+
+
+def _base(given: argparse.Namespace) -> dict[str, Any]:
+    settings: dict[str, Any] = CONFIG["base"] | {
+        "layers": shapes.layers(given.size),
+        "dtype": shapes.dtype(given.device),
+    }
+    return settings
 
 
 def _longest(folder: Path, given: argparse.Namespace) -> int:
     """Twice the words: vLLM refuses texts of more characters than so many of the longest token, which has no space."""
-    return 2 * max(len(text.split()) for text in _texts(folder)) + int(given.tokens)
+    return 2 * max(len(text.split()) for text in texts(folder)) + int(given.tokens)
 
 
-def write_prompts(folder: Path, given: argparse.Namespace) -> None:
+def write_prompts(folder: Path, size: str, prompts: int) -> None:
     """Words of the tokenizer, one a token, in lengths as prompts have them."""
     import numpy as np
 
     random = np.random.default_rng(0)
-    (*_, vocabulary), (prompt, _) = SIZES[given.size]
-    texts = [
-        " ".join(f"t{word}" for word in random.integers(1, vocabulary, length(random, prompt)))
-        for _ in range(max(given.prompts, WARM_UP))
+    length = rows.lognormal(shapes.SIZES[size][1][0])
+    made = [
+        " ".join(f"t{word}" for word in random.integers(1, shapes.vocabulary(size), length(random)))
+        for _ in range(max(prompts, WARM_UP))
     ]
-    (folder / "prompts.json").write_text(json.dumps(texts))
+    (folder / "prompts.json").write_text(json.dumps(made))
 
 
-def tables(found: dict[str, list[dict[str, Any]]]) -> str:
-    lines = ["| contender | tokens / s | tokens | start, s |", "|---|---|---|---|"]
+def table(found: dict[str, list[dict[str, Any]]]) -> str:
+    lines = [["contender", "tokens / s", "tokens", "start, s"]]
     for name, rounds in found.items():
         middle = {key: statistics.median(one[key] for one in rounds) for key in rounds[0]}
-        lines.append(
-            f"| {name} | {middle['tokens_a_second']:,.0f} | {middle['tokens']:,.0f} | {middle['start_seconds']:.1f} |"
-        )
-    lines += ["", "| | against | ratio of tokens / s (range) |", "|---|---|---|"]
+        row = [f"{middle['tokens_a_second']:,.0f}", f"{middle['tokens']:,.0f}", f"{middle['start_seconds']:.1f}"]
+        lines.append([name, *row])
+    ratios = [["", "against", "ratio of tokens / s (range)"]]
     for name, against in RATIOS:
         if name in found and against in found:
-            rates = zip(found[name], found[against], strict=True)
-            ratios = [one["tokens_a_second"] / other["tokens_a_second"] for one, other in rates]
-            shown = f"{statistics.median(ratios):.2f} ({min(ratios):.2f}-{max(ratios):.2f})"
-            lines.append(f"| {name} | {against} | {shown} |")
-    return "\n".join(lines)
+            rates = ([one["tokens_a_second"] for one in found[which]] for which in (name, against))
+            ratios.append([name, against, ratio(*rates)])
+    return markdown(lines) + "\n\n" + markdown(ratios)
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--device", choices=["cpu", "cuda"], default="cpu")
-    parser.add_argument("--size", choices=list(SIZES), default="tiny")
+    parser.add_argument("--size", choices=list(shapes.SIZES), default="tiny")
     parser.add_argument("--prompts", type=int, default=256)
     parser.add_argument("--samples", type=int, default=4)
     parser.add_argument("--tokens", type=int, default=64, help="of a completion, at most")
@@ -223,17 +267,26 @@ def main() -> None:
     found: dict[str, list[dict[str, Any]]] = {name: [] for name in names}
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
-        make_model(folder / "base", given.size, given.device)
-        write_prompts(folder, given)
+        shapes.save(folder / "base", given.size, given.device)
+        write_prompts(folder, given.size, given.prompts)
         for round_ in range(given.rounds):
             for contender in names[round_ % len(names) :] + names[: round_ % len(names)]:
-                command = [sys.executable, __file__, *sys.argv[1:], "--contender", contender, "--folder", name]
+                command = [
+                    sys.executable,
+                    "-m",
+                    "benchmarks.engines",
+                    *sys.argv[1:],
+                    "--contender",
+                    contender,
+                    "--folder",
+                    name,
+                ]
                 done = subprocess.run(command, capture_output=True, text=True, check=False)
                 if done.returncode:
                     sys.exit(f"{contender} failed:\n{done.stderr}")
                 found[contender].append(json.loads(done.stdout.splitlines()[-1]))
                 print(f"round {round_ + 1}, {contender}: {found[contender][-1]}", file=sys.stderr)
-    print(tables(found))
+    print(table(found))
 
 
 if __name__ == "__main__":

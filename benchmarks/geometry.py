@@ -34,7 +34,7 @@ print(time.perf_counter() - start, resource.getrusage(resource.RUSAGE_CHILDREN).
 SHAPES = {"q_proj": (4096, 2560), "k_proj": (1024, 2560), "v_proj": (1024, 2560), "o_proj": (2560, 4096)}
 
 
-def make(folder: Path, adapters: int, dtype: str) -> list[Path]:
+def make(folder: Path, adapters: int, layers: int, dtype: str) -> list[Path]:
     """Adapters that share A but for 1 part in 100, and have B of their own."""
     import torch
     from safetensors.torch import save_file
@@ -42,7 +42,7 @@ def make(folder: Path, adapters: int, dtype: str) -> list[Path]:
     kind, paths = getattr(torch, dtype), []
     for adapter in range(adapters):
         tensors = {}
-        for layer in range(LAYERS):
+        for layer in range(layers):
             for name, (d_out, d_in) in SHAPES.items():
                 shared = torch.Generator().manual_seed(100 * layer + len(name) + d_out)
                 own = torch.Generator().manual_seed(1000 * adapter + 10 * layer + d_out % 7)
@@ -67,14 +67,14 @@ def seconds(call: Callable[[], object]) -> float:
 
 def compare(paths: list[Path], output: Path) -> tuple[float, float]:
     """Seconds and the peak MiB of the largest of its processes."""
-    command = [str(Path(sys.executable).with_name("deltageom")), "compare", *map(str, paths), "--output", str(output)]
+    command = [sys.executable, "-m", "deltageom", "compare", *map(str, paths), "--output", str(output)]
     # from a small process: a child counts the memory of its parent as its own until it has begun
     done = subprocess.run([sys.executable, "-c", LAUNCH, *command], capture_output=True, text=True, check=True)
     wall, kib = done.stdout.split()[-2:]
     return float(wall), int(kib) / 1024
 
 
-def dense(path: Path, adapters: int) -> float:
+def dense(path: Path, adapters: int, layers: int) -> float:
     """Seconds for every module of every adapter, from one module of each shape of one adapter."""
     import torch
     from safetensors import safe_open
@@ -85,10 +85,10 @@ def dense(path: Path, adapters: int) -> float:
             key = f"base_model.model.model.layers.0.self_attn.{name}.lora"
             a, b = (file.get_tensor(f"{key}_{factor}.weight").float() for factor in "AB")
             total += seconds(lambda a=a, b=b: torch.linalg.svd(2 * (b @ a), full_matrices=False))
-    return total * LAYERS * adapters
+    return total * layers * adapters
 
 
-def operations(n: int) -> float:
+def operations(n: int, layers: int) -> float:
     """Floating-point operations of all modules, multiplications and additions apart.
 
     A product of symmetric halves counts once. A singular value decomposition of r x r with vectors counts 22 r^3,
@@ -102,7 +102,7 @@ def operations(n: int) -> float:
         angles = pairs * 2 * 3 * k**3
         chance = n * DRAWS * 13 * r**3 + pairs * DRAWS * (2 * r * r * k + DRAWS * (2 * r * k * k + 3 * k**3))
         total += gram + runs + cross + angles + chance
-    return total * LAYERS
+    return total * layers
 
 
 def rate() -> float:
@@ -128,7 +128,7 @@ measures: {{reference: run00, geometry: {{top_k: 10, base_rank: null}}}}
 TOY_RUNS = ("sft", "sft_seed7", "rft", "dft", "rift", "rift_linear", "offline_grpo", "dpo")
 
 
-def workflow(adapters: int, dtype: str) -> None:
+def workflow(adapters: int, layers: int, dtype: str) -> None:
     """Seconds of Snakemake as a whole, the rule `geometry` alone allowed, for all adapters but one and for all."""
     root = Path(__file__).parent.parent
     with tempfile.TemporaryDirectory() as name:
@@ -139,10 +139,10 @@ def workflow(adapters: int, dtype: str) -> None:
         shutil.copytree(root / "studies", project / "studies")
         runs = project / "results" / "speed" / "runs"
         runs.mkdir(parents=True)
-        names = [path.name for path in make(runs, adapters, dtype)]
+        names = [path.name for path in make(runs, adapters, layers, dtype)]
         for count in (adapters - 1, adapters):
             study = STUDY.format(
-                layers=LAYERS,
+                layers=layers,
                 modules=json.dumps([f"self_attn.{module}" for module in SHAPES]),
                 rank=RANK,
                 alpha=2.0 * RANK,
@@ -150,8 +150,8 @@ def workflow(adapters: int, dtype: str) -> None:
                 runs=", ".join(f"{run}: {{method: sft}}" for run in names[:count]),
             )
             (project / "studies" / "speed.yaml").write_text(study)
-            targets = [f"results/speed/geometry/layers.{layer}.self_attn.q_proj.json" for layer in range(LAYERS)]
-            command = [Path(sys.executable).with_name("snakemake"), "--cores", str(os.cpu_count()), "--quiet", "all"]
+            targets = [f"results/speed/geometry/layers.{layer}.self_attn.q_proj.json" for layer in range(layers)]
+            command = [sys.executable, "-m", "snakemake", "--cores", str(os.cpu_count()), "--quiet", "all"]
             command += ["--config", "study=speed", "--allowed-rules", "geometry", "--", *targets]
             wall = seconds(lambda command=command: subprocess.run(command, cwd=project, check=True))
             logs = "".join(path.read_text() for path in sorted((project / "results/speed/logs/geometry").glob("*.log")))
@@ -163,25 +163,26 @@ def workflow(adapters: int, dtype: str) -> None:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--adapters", type=int, default=6)
+    parser.add_argument("--layers", type=int, default=LAYERS)
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--dtype", choices=("float32", "bfloat16", "float16"), default="float32")
     parser.add_argument("--workflow", action="store_true")
     arguments = parser.parse_args()
-    n = arguments.adapters
+    n, layers = arguments.adapters, arguments.layers
     if arguments.workflow:
-        workflow(n, arguments.dtype)
+        workflow(n, layers, arguments.dtype)
         return
     with tempfile.TemporaryDirectory() as name:
-        paths = make(Path(name), n, arguments.dtype)
+        paths = make(Path(name), n, layers, arguments.dtype)
         size, rounds = read(paths), []
         for _ in range(arguments.rounds):
             ours, memory = compare(paths, Path(name) / "output")
-            floor = seconds(lambda: read(paths)) + operations(n) / rate()
-            rounds.append({"compare": ours, "MiB": memory, "dense": dense(paths[0], n), "floor": floor})
+            floor = seconds(lambda: read(paths)) + operations(n, layers) / rate()
+            rounds.append({"compare": ours, "MiB": memory, "dense": dense(paths[0], n, layers), "floor": floor})
             print(json.dumps(rounds[-1]), flush=True)
-    modules = LAYERS * len(SHAPES)
+    modules = layers * len(SHAPES)
     print(f"{n} adapters of rank {RANK}, {modules} modules, {arguments.dtype}, {size / 2**20:.0f} MiB; ", end="")
-    print(f"{operations(n) / 1e9:.0f} GFLOP; {os.cpu_count()} cores; {arguments.rounds} rounds")
+    print(f"{operations(n, layers) / 1e9:.0f} GFLOP; {os.cpu_count()} cores; {arguments.rounds} rounds")
     for title, values in {
         "compare (s)": [r["compare"] for r in rounds],
         "its largest process (MiB)": [r["MiB"] for r in rounds],

@@ -14,7 +14,8 @@ import tempfile
 import time
 from pathlib import Path
 
-from tests.conftest import copy_project, snakemake
+from benchmarks.project import snakemake
+from tests.conftest import copy_project
 
 STUDY = """
 extends: toy

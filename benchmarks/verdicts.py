@@ -25,7 +25,7 @@ def answered(results: Path, model: str, engine: str, folder: Path) -> list[str]:
     settings["evaluation"]["engine"] = engine
     settings["vllm"]["eager"] = True
     settings["decodings"] = {name: one for name, one in settings["decodings"].items() if one["temperature"] == 0}
-    command = [Path(sys.executable).parent / "deltageom", "evaluate", "--settings", json.dumps(settings)]
+    command = [sys.executable, "-m", "deltageom", "evaluate", "--settings", json.dumps(settings)]
     command += ["--base", str(results / "base"), "--output", folder / model, "--scratch", folder / "scratch"]
     if model != "base":
         command += ["--adapter", results / "runs" / model]

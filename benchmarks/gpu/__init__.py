@@ -1,0 +1,1 @@
+"""What this project reaches on a GPU: `python -m benchmarks.gpu`; see docs/gpu.md."""

@@ -1,0 +1,153 @@
+"""Every method trained on the device against the CPU in float32: same rows, same initial A, and the deltas compared.
+
+A further float32 run on the device says whether it is bitwise the one before: a fact, not a mark. bfloat16 runs have
+the base's log-probs in bfloat16, as a study of that dtype has them.
+"""
+
+import argparse
+import functools
+import tempfile
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from benchmarks import tables
+from benchmarks.contender import CONFIG
+from benchmarks.gpu import toy
+from benchmarks.gpu.record import Line, Record, cells
+
+FIRST = ("sft", "dpo", "offline_grpo")  # one of each family of losses, before the rest
+SLOWER = {"preference", "pairwise", "unpaired"}  # families trained at a tenth of the learning rate
+FIRST_LOSS = {"float32": 1e-5, "bfloat16": 6e-4}  # largest relative difference
+COSINE = {"float32": 0.9999, "bfloat16": 0.995}  # smallest, of the whole deltas
+TRAINING = {"batch_size": 16, "micro_batch_size": 8, "max_length": 256}
+
+
+@dataclass(frozen=True)
+class Variant:
+    device: str
+    dtype: str
+    checkpointing: bool = False
+    again: bool = False
+
+    def cell(self, method: str) -> str:
+        extra = (" checkpointing" if self.checkpointing else "") + (" again" if self.again else "")
+        return f"{method}: {self.device} {self.dtype}{extra}"
+
+
+REFERENCE = Variant("cpu", "float32")
+
+
+def variants(device: str) -> list[Variant]:
+    """The reference first. On the CPU a second float32 run is the device's and the repetition in one."""
+    repeated = [Variant(device, "float32", again=True)]
+    once = [Variant(device, "float32")] if device != "cpu" else []
+    return [REFERENCE, *once, *repeated, Variant(device, "bfloat16"), Variant(device, "bfloat16", True)]
+
+
+def methods() -> list[str]:
+    from deltageom.methods import interface
+
+    return sorted(interface.names(), key=lambda name: FIRST.index(name) if name in FIRST else len(FIRST))
+
+
+def run(given: argparse.Namespace, record: Record) -> None:
+    record.plan([variant.cell(method) for method in methods() for variant in variants(given.device)])
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        toy.make(folder, {"float32": "cpu", "bfloat16": given.device})
+        for method in methods():
+            found: dict[Variant, tuple[Any, list[float]]] = {}
+            for variant in variants(given.device):
+                measured = functools.partial(_measure, method, variant, folder, given.parity_steps, found)
+                record.attempt(variant.cell(method), measured)
+
+
+def _measure(
+    method: str, variant: Variant, folder: Path, steps: int, found: dict[Variant, tuple[Any, list[float]]]
+) -> Line:
+    import numpy as np
+
+    if variant != REFERENCE and REFERENCE not in found:
+        return {"reason": "skipped: the run on the CPU has failed"}
+    found[variant] = delta, losses = _train(method, variant, folder, steps)
+    if variant == REFERENCE:
+        return {"first_loss": losses[0]}
+    wanted, wanted_losses = found[REFERENCE]
+    line: Line = {
+        "first_loss": losses[0],
+        "first_loss_difference": abs(losses[0] / wanted_losses[0] - 1),
+        "cosine": float(delta @ wanted / np.linalg.norm(delta) / np.linalg.norm(wanted)),
+    }
+    line["passes"] = (
+        line["first_loss_difference"] <= FIRST_LOSS[variant.dtype] and line["cosine"] >= COSINE[variant.dtype]
+    )
+    if variant.again:
+        before = found[Variant(variant.device, variant.dtype)]
+        line["bitwise"] = bool((delta == before[0]).all())
+    return line
+
+
+def _train(method: str, variant: Variant, folder: Path, steps: int) -> tuple[Any, list[float]]:
+    """The whole delta as one vector in float64, and the loss of each step."""
+    import pandas as pd
+
+    from deltageom import training
+    from deltageom.jobs import TrainSettings
+    from deltageom.methods import interface
+
+    options = dict(CONFIG["methods"][method])
+    if "max_pairs" in options:
+        options["max_pairs"] = None
+    rate = 2.0e-4 if interface.load(method).FAMILY in SLOWER else 2.0e-3
+    how = {"learning_rate": rate, "steps": steps, "gradient_checkpointing": variant.checkpointing}
+    how["lora"] = CONFIG["training"]["lora"] | {"rank": 8, "alpha": 16.0}
+    settings = TrainSettings.model_validate(
+        {
+            "run": method,
+            "method": method,
+            "options": options,
+            "training": CONFIG["training"] | TRAINING | how,
+            "base": toy.base_settings(variant.dtype),
+            "device": variant.device,
+        }
+    )
+    with tempfile.TemporaryDirectory() as name:
+        paths = training.Paths(
+            base=str(folder / "base"),
+            rollouts=folder / "rollouts.parquet",
+            output=Path(name),
+            scratch=Path(name) / "scratch",
+            reference=folder / variant.dtype / "log_probs.parquet",
+        )
+        training.train(settings, paths, training.Execution())
+        metrics = pd.read_parquet(paths.output / "metrics.parquet")
+        return _delta(paths.output), metrics[metrics["metric"] == "loss"]["value"].tolist()
+
+
+def _delta(folder: Path) -> Any:
+    import numpy as np
+    from safetensors.numpy import load_file
+
+    tensors = load_file(folder / "adapter_model.safetensors")
+    products = [
+        tensors[name.replace("lora_A", "lora_B")].astype(np.float64) @ tensors[name].astype(np.float64)
+        for name in sorted(tensors)
+        if "lora_A" in name
+    ]
+    return np.concatenate([product.ravel() for product in products])
+
+
+def table(lines: list[Line], _given: argparse.Namespace) -> str:
+    """The marks are the module's FIRST_LOSS and COSINE."""
+    out = [["run", "first loss", "relative difference", "cosine of the deltas", "verdict", "bitwise as before"]]
+    for cell, (line, *_) in cells(lines).items():
+        if "reason" in line:
+            out.append([cell, line["reason"], "", "", "", ""])
+        elif "cosine" not in line:
+            out.append([cell, f"{line['first_loss']:.6f}", "", "", "reference", ""])
+        else:
+            bitwise = {True: "yes", False: "no", None: ""}[line.get("bitwise")]
+            numbers = [f"{line['first_loss']:.6f}", f"{line['first_loss_difference']:.1e}", f"{line['cosine']:.6f}"]
+            out.append([cell, *numbers, "pass" if line["passes"] else "MISSED", bitwise])
+    return tables.markdown(out)
