@@ -1,14 +1,15 @@
-# make study: set up, then the toy study. make test: set up, then every check but those of vLLM, of SLURM and of kills,
+# make study: set up, then the toy study. make test: set up, then every check but those of vLLM, GPUs, SLURM and kills,
 # which have targets of their own. .ci/run has all.
 PYTHON ?= python3
 CORES ?= $(shell getconf _NPROCESSORS_ONLN)
 VENV := .venv
+ENV ?= $(VENV)
 READY := $(VENV)/.ready
 VLLM := .venv-vllm
 VLLM_READY := $(VLLM)/.ready
 TYPED := src/deltageom
 
-.PHONY: setup setup-vllm study lint types test test-vllm test-slurm test-kills clean
+.PHONY: setup setup-vllm study lint types test test-vllm test-gpu test-slurm test-kills clean
 .DELETE_ON_ERROR:
 
 setup: $(READY)
@@ -52,7 +53,7 @@ types: setup
 # One thread a worker: OpenMP threads that spin against each other cost more than they bring. A file stays with one
 # worker, so that what its tests share is made once.
 test: lint types
-	OMP_NUM_THREADS=1 $(VENV)/bin/pytest -n $(CORES) --dist loadfile --durations=8 --ignore=tests/vllm --ignore=tests/slurm --ignore=tests/test_kills.py
+	OMP_NUM_THREADS=1 $(VENV)/bin/pytest -n $(CORES) --dist loadfile --durations=8 --ignore=tests/vllm --ignore=tests/gpu --ignore=tests/slurm --ignore=tests/test_kills.py
 
 test-vllm: setup-vllm
 	OMP_NUM_THREADS=1 HF_HUB_OFFLINE=1 $(VLLM)/bin/pytest -n $(CORES) --dist loadfile --durations=5 tests/vllm
@@ -60,6 +61,11 @@ test-vllm: setup-vllm
 # Minutes of kills at random moments, and of a disk that is full: both cores are theirs, or the moments are others.
 test-kills: setup
 	OMP_NUM_THREADS=1 $(VENV)/bin/pytest --durations=5 tests/test_kills.py
+
+# What a GPU gives: on the GPU where torch sees one, tiny on a CPU elsewhere. ENV is a virtual environment that is ready,
+# as in `make test-gpu ENV=.venv-gpu`; the default one is set up.
+test-gpu: $(if $(filter $(VENV),$(ENV)),setup)
+	$(ENV)/bin/python -m pytest -rA --durations=5 tests/gpu
 
 # SLURM comes from Debian, if this is root on such a system and some of it is missing; elsewhere the tests say what is
 # missing and are skipped.

@@ -22,9 +22,10 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 
-RANK, LAYERS, TOP_K, DRAWS = 32, 36, 10, 4
+RANK, TOP_K, DRAWS = 32, 10, 4
 LAUNCH = """
 import resource, subprocess, sys, time
 start = time.perf_counter()
@@ -34,7 +35,19 @@ print(time.perf_counter() - start, resource.getrusage(resource.RUSAGE_CHILDREN).
 SHAPES = {"q_proj": (4096, 2560), "k_proj": (1024, 2560), "v_proj": (1024, 2560), "o_proj": (2560, 4096)}
 
 
-def make(folder: Path, adapters: int, layers: int, dtype: str) -> list[Path]:
+@dataclass(frozen=True)
+class Modules:
+    """What each adapter covers: (outputs, inputs) of the matrices of one layer, by name."""
+
+    layers: int
+    shapes: dict[str, tuple[int, int]]
+
+
+QWEN3_4B = Modules(36, SHAPES)
+TINY = Modules(2, {name: (outputs // 8, inputs // 8) for name, (outputs, inputs) in SHAPES.items()})
+
+
+def make(folder: Path, adapters: int, modules: Modules, dtype: str) -> list[Path]:
     """Adapters that share A but for 1 part in 100, and have B of their own."""
     import torch
     from safetensors.torch import save_file
@@ -42,8 +55,8 @@ def make(folder: Path, adapters: int, layers: int, dtype: str) -> list[Path]:
     kind, paths = getattr(torch, dtype), []
     for adapter in range(adapters):
         tensors = {}
-        for layer in range(layers):
-            for name, (d_out, d_in) in SHAPES.items():
+        for layer in range(modules.layers):
+            for name, (d_out, d_in) in modules.shapes.items():
                 shared = torch.Generator().manual_seed(100 * layer + len(name) + d_out)
                 own = torch.Generator().manual_seed(1000 * adapter + 10 * layer + d_out % 7)
                 a = torch.rand(RANK, d_in, generator=shared) * 2 - 1
@@ -55,7 +68,7 @@ def make(folder: Path, adapters: int, layers: int, dtype: str) -> list[Path]:
         paths[-1].mkdir()
         save_file(tensors, paths[-1] / "adapter_model.safetensors")
         config = {"peft_type": "LORA", "r": RANK, "lora_alpha": 2 * RANK, "base_model_name_or_path": "random"}
-        (paths[-1] / "adapter_config.json").write_text(json.dumps(config | {"target_modules": list(SHAPES)}))
+        (paths[-1] / "adapter_config.json").write_text(json.dumps(config | {"target_modules": list(modules.shapes)}))
     return paths
 
 
@@ -74,35 +87,35 @@ def compare(paths: list[Path], output: Path) -> tuple[float, float]:
     return float(wall), int(kib) / 1024
 
 
-def dense(path: Path, adapters: int, layers: int) -> float:
+def dense(path: Path, adapters: int, modules: Modules) -> float:
     """Seconds for every module of every adapter, from one module of each shape of one adapter."""
     import torch
     from safetensors import safe_open
 
     total = 0.0
     with safe_open(path / "adapter_model.safetensors", "pt") as file:
-        for name in SHAPES:
+        for name in modules.shapes:
             key = f"base_model.model.model.layers.0.self_attn.{name}.lora"
             a, b = (file.get_tensor(f"{key}_{factor}.weight").float() for factor in "AB")
             total += seconds(lambda a=a, b=b: torch.linalg.svd(2 * (b @ a), full_matrices=False))
-    return total * layers * adapters
+    return total * modules.layers * adapters
 
 
-def operations(n: int, layers: int) -> float:
+def operations(n: int, modules: Modules) -> float:
     """Floating-point operations of all modules, multiplications and additions apart.
 
     A product of symmetric halves counts once. A singular value decomposition of r x r with vectors counts 22 r^3,
     without 3 r^3, eigenvectors 9 r^3 (Golub & Van Loan 2013); chance draws are counted as the rest is.
     """
     r, k, pairs, total = RANK, TOP_K, n * (n - 1) // 2, 0.0
-    for d_out, d_in in SHAPES.values():
+    for d_out, d_in in modules.shapes.values():
         gram = (d_out + d_in) * n * r * (n * r + 1)
         runs = n * (2 * r**3 + 22 * r**3 + 4 * r**3)  # Cholesky and inverses, core product, its decomposition
         cross = 2 * n * n * 4 * r**3
         angles = pairs * 2 * 3 * k**3
         chance = n * DRAWS * 13 * r**3 + pairs * DRAWS * (2 * r * r * k + DRAWS * (2 * r * k * k + 3 * k**3))
         total += gram + runs + cross + angles + chance
-    return total * layers
+    return total * modules.layers
 
 
 def rate() -> float:
@@ -128,7 +141,7 @@ measures: {{reference: run00, geometry: {{top_k: 10, base_rank: null}}}}
 TOY_RUNS = ("sft", "sft_seed7", "rft", "dft", "rift", "rift_linear", "offline_grpo", "dpo")
 
 
-def workflow(adapters: int, layers: int, dtype: str) -> None:
+def workflow(adapters: int, modules: Modules, dtype: str) -> None:
     """Seconds of Snakemake as a whole, the rule `geometry` alone allowed, for all adapters but one and for all."""
     root = Path(__file__).parent.parent
     with tempfile.TemporaryDirectory() as name:
@@ -139,18 +152,20 @@ def workflow(adapters: int, layers: int, dtype: str) -> None:
         shutil.copytree(root / "studies", project / "studies")
         runs = project / "results" / "speed" / "runs"
         runs.mkdir(parents=True)
-        names = [path.name for path in make(runs, adapters, layers, dtype)]
+        names = [path.name for path in make(runs, adapters, modules, dtype)]
         for count in (adapters - 1, adapters):
             study = STUDY.format(
-                layers=layers,
-                modules=json.dumps([f"self_attn.{module}" for module in SHAPES]),
+                layers=modules.layers,
+                modules=json.dumps([f"self_attn.{module}" for module in modules.shapes]),
                 rank=RANK,
                 alpha=2.0 * RANK,
                 nulls=", ".join(f"{run}: null" for run in TOY_RUNS),
                 runs=", ".join(f"{run}: {{method: sft}}" for run in names[:count]),
             )
             (project / "studies" / "speed.yaml").write_text(study)
-            targets = [f"results/speed/geometry/layers.{layer}.self_attn.q_proj.json" for layer in range(layers)]
+            targets = [
+                f"results/speed/geometry/layers.{layer}.self_attn.q_proj.json" for layer in range(modules.layers)
+            ]
             command = [sys.executable, "-m", "snakemake", "--cores", str(os.cpu_count()), "--quiet", "all"]
             command += ["--config", "study=speed", "--allowed-rules", "geometry", "--", *targets]
             wall = seconds(lambda command=command: subprocess.run(command, cwd=project, check=True))
@@ -163,26 +178,26 @@ def workflow(adapters: int, layers: int, dtype: str) -> None:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--adapters", type=int, default=6)
-    parser.add_argument("--layers", type=int, default=LAYERS)
+    parser.add_argument("--tiny", action="store_true", help="2 layers, an eighth as wide: to try it")
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--dtype", choices=("float32", "bfloat16", "float16"), default="float32")
     parser.add_argument("--workflow", action="store_true")
     arguments = parser.parse_args()
-    n, layers = arguments.adapters, arguments.layers
+    n, modules = arguments.adapters, TINY if arguments.tiny else QWEN3_4B
     if arguments.workflow:
-        workflow(n, layers, arguments.dtype)
+        workflow(n, modules, arguments.dtype)
         return
     with tempfile.TemporaryDirectory() as name:
-        paths = make(Path(name), n, layers, arguments.dtype)
+        paths = make(Path(name), n, modules, arguments.dtype)
         size, rounds = read(paths), []
         for _ in range(arguments.rounds):
             ours, memory = compare(paths, Path(name) / "output")
-            floor = seconds(lambda: read(paths)) + operations(n, layers) / rate()
-            rounds.append({"compare": ours, "MiB": memory, "dense": dense(paths[0], n, layers), "floor": floor})
+            floor = seconds(lambda: read(paths)) + operations(n, modules) / rate()
+            rounds.append({"compare": ours, "MiB": memory, "dense": dense(paths[0], n, modules), "floor": floor})
             print(json.dumps(rounds[-1]), flush=True)
-    modules = layers * len(SHAPES)
-    print(f"{n} adapters of rank {RANK}, {modules} modules, {arguments.dtype}, {size / 2**20:.0f} MiB; ", end="")
-    print(f"{operations(n, layers) / 1e9:.0f} GFLOP; {os.cpu_count()} cores; {arguments.rounds} rounds")
+    count = modules.layers * len(modules.shapes)
+    print(f"{n} adapters of rank {RANK}, {count} modules, {arguments.dtype}, {size / 2**20:.0f} MiB; ", end="")
+    print(f"{operations(n, modules) / 1e9:.0f} GFLOP; {os.cpu_count()} cores; {arguments.rounds} rounds")
     for title, values in {
         "compare (s)": [r["compare"] for r in rounds],
         "its largest process (MiB)": [r["MiB"] for r in rounds],

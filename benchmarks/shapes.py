@@ -74,7 +74,7 @@ def random_model(size: str, device: str, attention: str = "sdpa") -> Any:
 
 
 def save_tokenizer(folder: Path, size: str) -> Any:
-    """Writes the configuration of the model and a tokenizer of as many words as its vocabulary; returns the tokenizer."""
+    """Writes the model's configuration and a tokenizer of as many words as its vocabulary, and returns that."""
     from tokenizers import Tokenizer, models, pre_tokenizers
     from transformers import PreTrainedTokenizerFast
 

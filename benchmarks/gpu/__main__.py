@@ -29,6 +29,7 @@ def main() -> None:
         part.run(given, Record(given.output / f"{given.inside}.jsonl"))
         return
     if not given.table:
+        signal.signal(signal.SIGTERM, lambda *_: sys.exit("ended by SIGTERM"))  # so that the part under way ends too
         given.output = given.output.resolve()
         given.output.mkdir(parents=True, exist_ok=True)
         page.keep_options(given)
@@ -58,7 +59,7 @@ def measure(name: str, given: argparse.Namespace) -> None:
             Record(path).write(ended=f"not reached: time limit of {given.seconds:g} s")
         else:
             if code:
-                Record(path).write(ended=f"not reached: the part ended with status {code}: {_last_line(log)}")
+                Record(path).write(ended=f"not reached: the part ended with status {code}", said=_last_line(log))
         finally:
             _end(process)
 

@@ -7,12 +7,10 @@ import sys
 from benchmarks import tables
 from benchmarks.gpu.record import Line, Record, cells
 
-SMALL = ["--adapters", "2", "--layers", "2"]
-
 
 def run(given: argparse.Namespace, record: Record) -> None:
     command = [sys.executable, "-m", "benchmarks.geometry", "--rounds", str(given.rounds)]
-    command += SMALL if given.size == "tiny" else []
+    command += ["--tiny", "--adapters", "2"] if given.size == "tiny" else []
     with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
         for line in process.stdout or ():
             print(line, end="", flush=True)

@@ -42,11 +42,13 @@ def write(folder: Path) -> str:
 def section(name: str, lines: list[Line], given: argparse.Namespace) -> str:
     """A part's table, under its name and the first line of its module's docstring."""
     part = importlib.import_module(f"benchmarks.gpu.{name}")
-    title = (part.__doc__ or "").strip().splitlines()[0]
-    ended = next((line["ended"] for line in lines if "ended" in line), None)
-    if not any("cell" in line or "planned" in line for line in lines):
-        return f"## {name}\n{title}\n\nskipped: {ended or 'nothing was measured'}"
-    return f"## {name}\n{title}\n\n{part.table(lines, given)}" + (f"\n\n{ended}" if ended else "")
+    text = f"## {name}\n{(part.__doc__ or '').strip().splitlines()[0]}\n\n"
+    measured = any("cell" in line or "planned" in line for line in lines)
+    text += part.table(lines, given) if measured else "Nothing was measured."
+    early = [
+        ": ".join([line["ended"], *([line["said"]] if "said" in line else [])]) for line in lines if "ended" in line
+    ]
+    return "\n\n".join([text, *early])
 
 
 def _heading(versions: list[Line], given: argparse.Namespace) -> str:

@@ -82,7 +82,8 @@ def test_a_part_that_dies_is_a_cell(tiny: argparse.Namespace, tmp_path: Path, mo
     monkeypatch.setattr(page, "arguments", lambda _: ["--output", str(tiny.output / "gone")])
     tiny.output.mkdir(parents=True)
     measure("versions", tiny)
-    assert "the part ended with status 1: FileNotFoundError" in record.read(tiny.output / "versions.jsonl")[-1]["ended"]
+    lines = record.read(tiny.output / "versions.jsonl")
+    assert "the part ended with status 1: FileNotFoundError" in page.section("versions", lines, tiny)
 
 
 @pytest.mark.parametrize("undo", list(train.UNDO))
@@ -95,7 +96,7 @@ def test_undoing_a_saving_changes_what_the_model_gets(tiny: argparse.Namespace, 
     if undo == "mask":
         layer = trainer.model.get_base_model().model
         layer.register_forward_pre_hook(
-            lambda _, args, named: seen.append(named["attention_mask"] is not None), with_kwargs=True
+            lambda _module, _args, named: seen.append(named["attention_mask"] is not None), with_kwargs=True
         )
     train.UNDO[undo](trainer)
     if undo == "cast":
