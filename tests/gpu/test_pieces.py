@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from benchmarks import contender, rows, shapes, tables
-from benchmarks.gpu import page, record, train
+from benchmarks.gpu import page, parity, record, train
 from benchmarks.gpu.__main__ import environment, measure
 from benchmarks.gpu.record import Record
 from tests.gpu.conftest import benchmark
@@ -137,3 +137,38 @@ def test_a_mistake_gets_one_clear_sentence(arguments: list[str], says: str) -> N
     assert done.returncode != 0
     assert says in done.stderr
     assert "Traceback" not in done.stderr
+
+
+@pytest.mark.parametrize(
+    ("loss", "angle", "dtype", "passes"),
+    [
+        (1.0 + 9e-6, 0.013, "float32", True),
+        (1.0 + 2e-5, 0.0, "float32", False),
+        (1.0, 0.016, "float32", False),  # cos .9998720
+        (1.0 + 1.1e-3, 0.09, "bfloat16", True),
+        (1.0 + 1.3e-3, 0.0, "bfloat16", False),
+        (1.0, 0.11, "bfloat16", False),  # cos .99396
+    ],
+)
+def test_parity_has_marks_on_both_sides(
+    tiny: argparse.Namespace,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    loss: float,
+    angle: float,
+    dtype: str,
+    passes: bool,
+) -> None:
+    import numpy as np
+
+    turned = np.array([np.cos(angle), np.sin(angle)])
+    found = {parity.REFERENCE: (np.array([2.0, 0.0]), [1.0])}
+    monkeypatch.setattr(parity, "_train", lambda *_: (turned, [loss]))
+    line = parity._measure("sft", parity.Variant("cpu", dtype, checkpointing=True), tmp_path, tiny, found)
+    assert line["passes"] is passes
+    assert parity.first_loss_mark("bfloat16", 64) == 6e-4
+
+
+def test_nothing_is_compared_with_a_reference_that_failed(tiny: argparse.Namespace, tmp_path: Path) -> None:
+    line = parity._measure("sft", parity.Variant("cpu", "bfloat16"), tmp_path, tiny, {})
+    assert line == {"reason": "skipped: the run on the CPU has failed"}
