@@ -6,10 +6,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import yaml
 
 from deltageom.errors import UserError
-from deltageom.study import difference, load_study, merge, settings
+from deltageom.study import load_study, merge, settings, told
 
 ROOT = Path(__file__).parent.parent
 
@@ -71,9 +70,71 @@ def test_run_overrides_training_and_options_only_for_itself(root: Path) -> None:
 
 
 def test_command_line_comes_last(root: Path) -> None:
-    config: dict[str, Any] = merge(yaml.safe_load((root / "config.yaml").read_text()), {"rollouts": {"samples": 3}})
-    assert load_study(config, root).rollouts.samples == 3
-    assert load_study(config, root).rollouts.temperature == load_study({}, root).rollouts.temperature
+    study, plain = load_study({"rollouts": {"samples": 3}}, root), load_study({}, root)
+    assert (study.rollouts.samples, study.rollouts.max_tokens) == (3, plain.rollouts.max_tokens)
+
+
+def test_what_was_said_counts_though_it_equals_a_default(root: Path) -> None:
+    file = root / "mine.yaml"
+    file.write_text("training: {batch_size: 32}\n")
+    arguments = ["study=toy", "device=cpu", "rollouts={generator: base}", "training={steps: 3}", "training={seed: 4}"]
+    study = load_study(root=root, overrides=told([file], arguments))
+    sft = study.runs["sft"].training
+    assert (study.rollouts.generator, sft.batch_size, sft.steps, sft.seed) == ("base", 32, 3, 4)
+    assert sft.learning_rate == 2.0e-3  # nothing was said of it
+    cuda = write(root, "extends: toy\ndevice: cuda\n")
+    assert load_study(cuda, root).device == "cuda"
+    assert load_study(cuda | {"device": "cpu"}, root).device == "cpu"
+
+
+@pytest.mark.parametrize(
+    ("argument", "value"),
+    [
+        ("a={steps: 3, rate: 1.0e-5, on: true, none: null}", {"steps": 3, "rate": 1e-5, True: True, "none": None}),
+        ("a={runs: {sft: null, more: [1, x]}}", {"runs": {"sft": None, "more": [1, "x"]}}),
+        ("a=", None),
+        ("a=b=c", "b=c"),
+    ],
+)
+def test_values_of_the_command_line_have_their_types(argument: str, value: Any) -> None:
+    (layer,) = told([], [argument])
+    assert layer.tree == {"a": value}
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["training={steps: 3"], r"^--config training={steps: 3: the value is not YAML \(.*\): write it as 'training="),
+        (["training={steps: 3, steps: 4}"], r"key 'steps' stands twice"),
+        (["training={stepz: 3}"], r"training.stepz: unknown key \(did you mean 'steps'\?\)"),
+        (["trainign={steps: 3}"], r"--config: trainign: unknown key \(did you mean 'training'\?\)"),
+        (["training=3"], r"--config: training: is a section of keys and values; got 3"),
+        (["rollouts={samples: many}"], r"^--config: rollouts.samples: .*got 'many'"),
+        (["study=nothing"], r"unknown study 'nothing'"),
+        (["study=5"], r"study name 5"),
+    ],
+)
+def test_mistakes_on_the_command_line_name_it(arguments: list[str], message: str, root: Path) -> None:
+    with pytest.raises(UserError, match=message):
+        load_study(root=root, overrides=told([], arguments))
+
+
+def test_an_error_names_what_really_holds_the_value(root: Path) -> None:
+    """A study's own mistake is not blamed on the command line, nor the other way round."""
+    config = write(root, "extends: toy\nrollouts: {samples: none}\n", "mine")
+    with pytest.raises(UserError, match=r"^studies/mine.yaml: rollouts.samples"):
+        load_study(root=root, overrides=told([], ["study=mine", "device=cpu"]))
+    assert load_study(config | {"rollouts": {"samples": 2}}, root).rollouts.samples == 2
+    file = root / "theirs.yaml"
+    file.write_text("rollouts: {samples: none}\n")
+    with pytest.raises(UserError, match=rf"^--configfile {file}: rollouts.samples"):
+        load_study(root=root, overrides=told([file], ["study=toy"]))
+
+
+def test_a_configfile_is_no_study(root: Path) -> None:
+    (root / "theirs.yaml").write_text("extends: toy\n")
+    with pytest.raises(UserError, match=r"theirs.yaml: extends: only a study extends another: .*--config study=NAME"):
+        told([root / "theirs.yaml"], [])
 
 
 def test_order_of_keys_changes_no_setting(root: Path) -> None:
@@ -82,11 +143,10 @@ def test_order_of_keys_changes_no_setting(root: Path) -> None:
     assert settings(a.runs["sft"]) == settings(b.runs["sft"])
 
 
-def test_difference_is_what_merge_needs() -> None:
+def test_merge_goes_key_by_key_and_null_replaces() -> None:
     below = {"a": 1, "b": {"c": 2, "d": 3}}
-    above = {"a": 1, "b": {"c": 5, "d": 3}, "e": None}
-    assert difference(above, below) == {"b": {"c": 5}, "e": None}
-    assert merge(below, difference(above, below)) == above
+    assert merge(below, {"b": {"c": 5}, "e": None}) == {"a": 1, "b": {"c": 5, "d": 3}, "e": None}
+    assert merge(below, {"b": None}) == {"a": 1, "b": None}
 
 
 @pytest.mark.parametrize(

@@ -5,7 +5,7 @@ Imports nothing heavier than pydantic and PyYAML, for the Snakemake process read
 
 import difflib
 import json
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -30,17 +30,43 @@ class Layer:
     tree: Tree
 
 
-def load_study(config: Mapping[str, Any] | None = None, root: Path = Path()) -> Study:
+def load_study(
+    config: Mapping[str, Any] | None = None, root: Path = Path(), overrides: Sequence[Layer] = ()
+) -> Study:
     """The resolved study of the project folder `root`.
 
-    `config` is config.yaml as Snakemake read it, command-line overrides merged in; whatever differs from the file
-    overrides the study. Raises UserError naming file, key and fix.
+    `config` and then `overrides` stand above the study, the last one on top: what they say counts, also where it
+    equals a default. Raises UserError naming file or option, key and fix.
     """
     defaults = Layer("config.yaml", read_yaml(root / "config.yaml"))
-    overrides = Layer("--config", difference(dict(config or {}), defaults.tree))
-    name = overrides.tree.get("study", defaults.tree.get("study"))
-    layers = [defaults, *_inherited(name, root), overrides]
-    return _resolve(name, layers)
+    above = [Layer("--config", dict(config or {})), *overrides]
+    name = next((layer.tree["study"] for layer in [*reversed(above), defaults] if "study" in layer.tree), None)
+    return _resolve(name, [defaults, *_inherited(name, root), *above])
+
+
+def told(files: Iterable[Path], arguments: Iterable[str]) -> list[Layer]:
+    """What Snakemake was told beside the study: each `--configfile`, then all of `--config KEY=VALUE`.
+
+    Values are read as YAML, so that nested numbers, booleans and nulls have their types. Raises UserError.
+    """
+    layers = [Layer(f"--configfile {path}", read_yaml(path)) for path in files]
+    for layer in layers:
+        if "extends" in layer.tree:
+            raise UserError(
+                f"{layer.origin}: extends: only a study extends another: put the file into studies/ and run it with "
+                "--config study=NAME"
+            )
+    tree: Tree = {}
+    for argument in arguments:
+        key, _, text = argument.partition("=")
+        try:
+            tree = merge(tree, {key: yaml.load(text, Loader=_UniqueKeys)})
+        except yaml.YAMLError as error:
+            reason = " ".join(str(error).split())
+            raise UserError(
+                f"--config {argument}: the value is not YAML ({reason}): write it as 'training={{steps: 3}}'"
+            ) from None
+    return [*layers, Layer("--config", tree)]
 
 
 def read_yaml(path: Path) -> Tree:
@@ -65,18 +91,6 @@ def merge(under: Any, over: Any) -> Any:
     if not (isinstance(under, dict) and isinstance(over, dict)):
         return over
     return {**under, **{key: merge(under.get(key), value) for key, value in over.items()}}
-
-
-def difference(tree: Tree, below: Tree) -> Tree:
-    """The part of `tree` that `below` does not already say."""
-    changed: Tree = {}
-    for key, value in tree.items():
-        if isinstance(value, dict) and isinstance(below.get(key), dict):
-            if inner := difference(value, below[key]):
-                changed[key] = inner
-        elif key not in below or below[key] != value:
-            changed[key] = value
-    return changed
 
 
 def settings(*models: BaseModel | None, **values: Any) -> str:

@@ -12,7 +12,7 @@ from deltageom.errors import UserError
 from deltageom.methods import interface as methods
 from deltageom.provenance_summary import job_names
 from deltageom.schema import EMBEDDED, Execution
-from deltageom.study import load_study, settings
+from deltageom.study import load_study, settings, told
 from deltageom.watch import STARTED_BY
 
 # The commands are installed beside this Python; a job's conda environment, if there is one, still comes first.
@@ -22,7 +22,10 @@ os.environ.update(
 os.environ[STARTED_BY] = str(os.getpid())  # jobs end with this process
 
 try:
-    STUDY = load_study(config)
+    TOLD = told(
+        workflow.config_settings.configfiles, workflow.config_settings.config_args
+    )
+    STUDY = load_study(overrides=TOLD)
     if workflow.is_main_process:
         for dataset in (STUDY.problems, *STUDY.benchmarks.values()):
             if dataset.source == "file":
@@ -99,6 +102,11 @@ def engine_code(command, engine):
 def memory(mb):
     """A job's memory: as much again at each retry, so that one killed for taking more gets it."""
     return lambda _, attempt: mb * attempt
+
+
+def transformers_settings(engine):
+    """Those of the transformers engine where it generates: jobs of another engine do not depend on them."""
+    return STUDY.transformers if engine == "transformers" else None
 
 
 def generation_gpus(engine):
