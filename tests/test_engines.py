@@ -60,6 +60,31 @@ def policy_log_probs(model: Path, prompt: list[int], completion: list[int], temp
     return (logits / temperature).log_softmax(-1)
 
 
+@pytest.mark.parametrize(
+    ("batch_size", "batch_tokens", "wanted"),
+    [(8, None, 8), (8, 160, 8), (8, 159, 7), (8, 40, 2), (8, 39, 1), (8, 3, 1), (1, 10**9, 1)],
+)
+def test_a_batch_holds_so_many_tokens(batch_size: int, batch_tokens: int | None, wanted: int) -> None:
+    """The longest prompt has 12 tokens, and each may get 8: a sequence counts as 20, and one always goes."""
+    requests = [engines.Request(range(length), 0) for length in (3, 12, 5)]
+    assert engines.sequences_at_once(batch_size, batch_tokens, requests, greedy(8)) == wanted
+
+
+def test_batches_are_cut_to_their_tokens(tiny_model: Path, base_settings: Base, prompts: list[list[int]]) -> None:
+    asked = [engines.Request(prompt, number) for number, prompt in enumerate(prompts * 2)]
+    room = 2 * (max(map(len, prompts)) + 4)
+    made = {}
+    for limit in (None, room):
+        engine = engines.load("transformers", dataclasses.replace(setup(tiny_model, base_settings), batch_tokens=limit))
+        sizes: list[int] = []
+        engine.model.register_forward_pre_hook(  # type: ignore[attr-defined]
+            lambda _, __, named, sizes=sizes: sizes.append(len(named["input_ids"])), with_kwargs=True
+        )
+        made[limit] = [list(one.token_ids) for _, one in engine.generate(asked, greedy(4))]
+        assert set(sizes) == ({6} if limit is None else {2})
+    assert made[None] == made[room]
+
+
 @pytest.mark.parametrize("temperature", [1.0, 0.6])
 def test_log_probs_are_the_policys_own(
     tiny_model: Path, base_settings: Base, prompts: list[list[int]], temperature: float

@@ -14,11 +14,12 @@ from deltageom.errors import UserError
 from deltageom.generation import Shards
 from deltageom.jobs import RolloutSettings
 from deltageom.records import Problem, write_problems
-from deltageom.schema import Base, Prompt, Rollouts, Vllm
+from deltageom.schema import Base, Prompt, Rollouts, Transformers, Vllm
 from tests.conftest import BIN
 from tests.tiny_runs import CONFIG
 
 SAMPLING = Sampling(1.0, 1.0, 0, 6)
+TRANSFORMERS = Transformers(batch_tokens=131072)
 VLLM = Vllm(dtype=None, max_model_length=None, eager=True)
 PROBLEMS = [Problem(f"p{i}", f"Tom has {i} apples" + " and pens" * (i % 4), "1", None) for i in range(9)]
 
@@ -84,6 +85,23 @@ def test_a_killed_job_goes_on_to_the_same_bits(
     assert again.asked == len(wanted) - after // 4 * 4
 
 
+@pytest.mark.parametrize("after", [0, 2, 7, 11])
+def test_a_killed_job_goes_on_in_the_same_batches_of_tokens(
+    setup: Setup, wanted: list[Request], tmp_path: Path, after: int
+) -> None:
+    """What is left has the longest prompt still, so that batches of `batch_tokens` stay of one size."""
+    longest = max(len(request.prompt) for request in wanted) + SAMPLING.max_tokens
+    cut = dataclasses.replace(setup, batch_size=16, batch_tokens=3 * longest)
+    assert engines.sequences_at_once(16, cut.batch_tokens, wanted, SAMPLING) == 3
+    engine = engines.load("transformers", cut)
+    whole = generation.complete(engine, wanted, SAMPLING)
+    with pytest.raises(Killed):
+        generation.complete(Dying(engine, after), wanted, SAMPLING, Shards(tmp_path, {}, 1, 3))
+    again = Dying(engine, 99)
+    assert generation.complete(again, wanted, SAMPLING, Shards(tmp_path, {}, 1, 3)) == whole
+    assert again.asked == len(wanted) - after // 3 * 3
+
+
 @pytest.mark.parametrize("size", [1, 3, 4, 5, 12, 1000])
 def test_the_size_of_shards_shows_nowhere(
     engine: engines.Engine, wanted: list[Request], tmp_path: Path, size: int
@@ -128,7 +146,9 @@ def test_a_sampling_job_that_is_killed_goes_on_to_the_same_file(
     write_problems(tmp_path / "problems.jsonl", [Problem(f"p{i}", f"Tom has {i}.", "1", None) for i in range(24)])
     keys = {"samples": 4, "max_tokens": 60, "batch_size": 8}
     rollouts = Rollouts.model_validate(CONFIG["rollouts"] | keys)
-    told = RolloutSettings(rollouts=rollouts, prompt=prompt, base=base_settings, device="cpu", vllm=VLLM)
+    told = RolloutSettings(
+        rollouts=rollouts, prompt=prompt, base=base_settings, device="cpu", transformers=TRANSFORMERS, vllm=VLLM
+    )
 
     def start(name: str) -> subprocess.Popen[bytes]:
         return subprocess.Popen(

@@ -10,6 +10,8 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
+from deltageom import launch, models, provenance, training
+from deltageom.errors import UserError
 from deltageom.schema import Base
 from tests.test_checkpoints import command, environment
 from tests.tiny_runs import paths, rollouts, settings
@@ -64,3 +66,61 @@ def test_a_mistake_in_a_process_is_one_clear_error(tiny_model: Path, base_settin
     assert done.stderr.startswith("deltageom train: error: run 'tried': method rft finds no rows to train on")
     assert "Traceback" not in done.stderr
     assert "rft finds no rows" in log.read_text()
+
+
+@pytest.mark.parametrize(
+    ("processes", "visible", "says"),
+    [
+        (1, 1, None),
+        (2, 2, None),
+        (1, 2, r"2 GPUs are visible to a training of one process: take one of them with `--gpus 1`"),
+        (2, 1, r"2 processes, but 1 visible GPUs: take as many with `--gpus 2`"),
+        (1, 0, r"1 processes, but 0 visible GPUs"),
+    ],
+)
+def test_each_process_computes_on_its_own_gpu(
+    processes: int, visible: int, says: str | None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    chosen: list[int] = []
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: visible)
+    monkeypatch.setattr(torch.cuda, "set_device", chosen.append)
+    monkeypatch.setenv("LOCAL_RANK", str(processes - 1))
+    if says:
+        with pytest.raises(UserError, match=says):
+            launch.choose_device(processes)
+    else:
+        launch.choose_device(processes)
+    assert chosen == ([] if says else [processes - 1])
+
+
+def test_the_gpu_is_chosen_before_anything_is_loaded(
+    tiny_model: Path, base_settings: Base, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Loaded first, every process's base would lie on the first GPU."""
+    run = settings(base_settings, "sft")
+    given = paths(run, rollouts(), tiny_model, tmp_path)
+    done: list[str] = []
+    monkeypatch.setattr(launch, "choose_device", lambda _: done.append("chosen"))
+
+    def load(*_: object) -> None:
+        done.append("loaded")
+        raise UserError("far enough")
+
+    monkeypatch.setattr(models, "load_model", load)
+    with pytest.raises(UserError, match="far enough"):
+        training.train(run.model_copy(update={"device": "cuda"}), given, training.Execution())
+    assert done == ["chosen", "loaded"]
+
+
+def uses_a_gpu() -> None:
+    """What one of two processes on GPUs would say."""
+    rank = int(os.environ["LOCAL_RANK"])
+    provenance.own_gpus = lambda: [{"name": "H100", "peak_memory_mib": 1000.0 + rank}]
+
+
+def test_processes_say_what_they_used_of_their_gpus(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(provenance, "_gpus_of_others", [])
+    launch.launch(uses_a_gpu, (), 2, cpu=True)
+    record = provenance.Stopwatch().record("train", {}, ["cli.train"])
+    assert record["machine"]["device"] == "2 x H100"
+    assert record["peak_gpu_memory_mib"] == 1001.0

@@ -6,13 +6,16 @@ import os
 import re
 import shutil
 import subprocess
+import sys
 import zipfile
 from collections import Counter
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 
+from deltageom import provenance
 from deltageom import provenance_summary as summary
 from deltageom.errors import UserError
 from deltageom.provenance import Stopwatch
@@ -60,6 +63,7 @@ def job(command: str, seconds: float = 1.0, peak: float = 100.0, torch: str | No
         "started": "2026-01-01T00:00:00Z",
         "wall_seconds": seconds,
         "peak_memory_mib": peak,
+        "peak_gpu_memory_mib": 10 * peak if machine.get("device", "cpu") != "cpu" else None,
     }
 
 
@@ -73,9 +77,57 @@ JOBS = {
 
 def test_totals_are_sums_and_highest_peaks(toy: Study) -> None:
     totals = summary.merge(toy, JOBS, {}, None)["totals"]
-    assert totals["train"] == {"jobs": 2, "wall_seconds": 3.75, "peak_memory_mib": 500.0}
-    assert totals["all"] == {"jobs": 4, "wall_seconds": 5.25, "peak_memory_mib": 500.0}
+    assert totals["train"] == {"jobs": 2, "wall_seconds": 3.75, "peak_memory_mib": 500.0, "peak_gpu_memory_mib": 5000.0}
+    assert totals["all"] == {"jobs": 4, "wall_seconds": 5.25, "peak_memory_mib": 500.0, "peak_gpu_memory_mib": 5000.0}
+    assert totals["tables"]["peak_gpu_memory_mib"] is None
     assert set(totals) == {"train", "tables", "pretrain", "all"}
+
+
+def test_records_of_earlier_versions_say_nothing_of_a_gpus_memory(toy: Study) -> None:
+    old = {name: value for name, value in job("train").items() if name != "peak_gpu_memory_mib"}
+    merged = summary.merge(toy, {"train/sft": old}, {}, None)
+    assert merged["jobs"]["train/sft"]["peak_gpu_memory_mib"] is None
+    assert merged["totals"]["train"]["peak_gpu_memory_mib"] is None
+
+
+class FakeCuda:
+    """Of three GPUs that torch sees, two were used."""
+
+    peaks = (3 * 2**30, 0, 2**20)
+    is_available = is_initialized = staticmethod(lambda: True)
+    device_count = staticmethod(lambda: 3)
+    max_memory_reserved = staticmethod(lambda number: FakeCuda.peaks[number])
+    get_device_name = staticmethod(lambda number: f"H{number}00")
+
+
+def test_a_record_names_the_gpus_that_were_used(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(provenance, "_gpus_of_others", [])
+    monkeypatch.setitem(sys.modules, "torch", SimpleNamespace(cuda=FakeCuda))
+    record = Stopwatch().record("train", {}, ["cli.train"])
+    assert record["machine"]["device"] == "H000, H200"
+    assert record["peak_gpu_memory_mib"] == 3072.0
+    monkeypatch.delitem(sys.modules, "torch")
+    record = Stopwatch().record("tables", {}, ["cli.tables"])
+    assert (record["machine"]["device"], record["peak_gpu_memory_mib"]) == ("cpu", None)
+
+
+@pytest.mark.parametrize(
+    ("says", "found"),
+    [
+        ("echo 'NVIDIA H100, PCIe, 71234'; echo 'NVIDIA H100, PCIe, 1'", [71234.0, 1.0]),
+        ("echo 'No devices were found'", None),
+        ("exit 9", None),
+    ],
+)
+def test_gpus_of_an_engines_own_processes_are_nvidia_smis(
+    says: str, found: list[float] | None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    program = tmp_path / "nvidia-smi"
+    program.write_text(f"#!/bin/sh\n{says}\n")
+    program.chmod(0o755)
+    monkeypatch.setenv("PATH", str(tmp_path), prepend=os.pathsep)
+    used = provenance.gpus_in_use()
+    assert used == [{"name": "NVIDIA H100, PCIe", "peak_memory_mib": mib} for mib in found or ()]
 
 
 def test_what_differs_between_jobs_is_named(toy: Study) -> None:

@@ -12,13 +12,14 @@ from deltageom.errors import UserError
 from deltageom.generation import Job
 from deltageom.jobs import EvaluationSettings, RewardSettings, RolloutSettings
 from deltageom.records import Problem, read_jsonl
-from deltageom.schema import Base, Dataset, Decoding, Evaluation, Prompt, Rollouts, Vllm
+from deltageom.schema import Base, Dataset, Decoding, Evaluation, Prompt, Rollouts, Transformers, Vllm
 from tests.tiny_runs import CONFIG
 
 PROBLEMS = [
     Problem("a", "Tom has 3 apples and buys 4.", "7", "First 3+4=7. So \\boxed{7}"),
     Problem("b", "Ana has 12 pens.", "12", None),
 ]
+TRANSFORMERS = Transformers(batch_tokens=131072)
 VLLM = Vllm(dtype=None, max_model_length=None, eager=True)
 
 
@@ -32,7 +33,9 @@ def decoding(**keys: Any) -> Decoding:
 
 
 def told(base: Base, prompt: Prompt, **keys: Any) -> RolloutSettings:
-    return RolloutSettings(rollouts=wanted(**keys), prompt=prompt, base=base, device="cpu", vllm=VLLM)
+    return RolloutSettings(
+        rollouts=wanted(**keys), prompt=prompt, base=base, device="cpu", transformers=TRANSFORMERS, vllm=VLLM
+    )
 
 
 @pytest.fixture(scope="module")
@@ -138,6 +141,7 @@ def test_a_benchmark_is_answered_by_its_own_decoding(
         prompt=prompt,
         base=base_settings,
         device="cpu",
+        transformers=TRANSFORMERS,
         vllm=VLLM,
     )
     benchmarks = {"x": PROBLEMS, "y": PROBLEMS[:1]}
@@ -171,6 +175,7 @@ def test_a_new_benchmark_is_answered_alone(
         prompt=prompt,
         base=base_settings,
         device="cpu",
+        transformers=TRANSFORMERS,
         vllm=VLLM,
     )
 
@@ -215,6 +220,7 @@ def test_an_evaluation_that_cannot_be_stops_before_the_model_is_loaded(
         prompt=prompt,
         base=base_settings,
         device="cpu",
+        transformers=TRANSFORMERS,
         vllm=VLLM,
     )
     with pytest.raises(UserError, match=r"benchmark 'long': the longest prompt has .* of 512: lower max_tokens"):

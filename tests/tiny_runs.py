@@ -13,7 +13,7 @@ from deltageom import models, reference, rows, training
 from deltageom.jobs import ReferenceSettings, TrainSettings
 from deltageom.methods import interface
 from deltageom.records import Problem
-from deltageom.schema import Base, Prompt, Reference
+from deltageom.schema import Base, Prompt, Reference, Transformers
 
 CONFIG = yaml.safe_load((Path(__file__).parents[1] / "config.yaml").read_text())
 TINY = {
@@ -79,7 +79,8 @@ def write_rollouts(table: pd.DataFrame, path: Path, base: Path, settings: Base) 
 def write_reference(base: Path, settings: Base, prompt: Prompt, folder: Path) -> None:
     """The base's log-probs of `folder`/rollouts.parquet and its samples for PROBLEMS, beside it."""
     wanted = Reference(benchmark="easy", prompts=4, max_tokens=8, batch_size=3, seed=0)
-    told = ReferenceSettings(reference=wanted, prompt=prompt, base=settings, device="cpu")
+    limits = Transformers(batch_tokens=131072)
+    told = ReferenceSettings(reference=wanted, prompt=prompt, base=settings, device="cpu", transformers=limits)
     reference.write(told, str(base), folder / "rollouts.parquet", PROBLEMS, folder)
 
 

@@ -39,7 +39,15 @@ def evaluate(
         lengths.append(generation.longest(prompts[name], decoding.max_tokens, context, f"benchmark {name!r}"))
     wanted = settings.evaluation
     setup = job.setup(
-        base, settings.base, settings.device, adapter, wanted.batch_size, max(lengths), settings.vllm, lora=True
+        base,
+        settings.base,
+        settings.device,
+        adapter,
+        wanted.batch_size,
+        max(lengths),
+        settings.vllm,
+        settings.transformers,
+        lora=True,
     )
     asked = {
         name: (generation.requests(problems, prompts[name], of.samples, of.seed), engines.sampling_of(of))

@@ -19,7 +19,7 @@ from deltageom import engines, provenance
 from deltageom.engines import Completion, Engine, Request, Sampling, Setup
 from deltageom.errors import UserError
 from deltageom.records import Problem, whole_file
-from deltageom.schema import Base, Device, Vllm
+from deltageom.schema import Base, Device, Transformers, Vllm
 
 SHARD = pa.schema(
     [
@@ -70,10 +70,12 @@ class Job:
         batch_size: int,
         max_length: int,
         vllm: Vllm,
+        transformers: Transformers | None,
         lora: bool = False,
     ) -> Setup:
         parallel, share = self.tensor_parallel, self.memory_share
-        return Setup(model, base, device, adapter, batch_size, max_length, vllm, parallel, share, lora)
+        tokens = transformers.batch_tokens if transformers else None
+        return Setup(model, base, device, adapter, batch_size, max_length, vllm, parallel, share, lora, tokens)
 
 
 def run(
@@ -84,7 +86,8 @@ def run(
         return
     loaded = engines.load(engine, setup)
     for wanted, sampling in asked:
-        shards = Shards(job.scratch, identity(engine, setup, wanted, sampling), job.shard_size, setup.batch_size)
+        batch = engines.sequences_at_once(setup.batch_size, setup.batch_tokens, wanted, sampling)
+        shards = Shards(job.scratch, identity(engine, setup, wanted, sampling), job.shard_size, batch)
         yield complete(loaded, wanted, sampling, shards), shards
 
 
@@ -190,6 +193,7 @@ def identity(engine: str, setup: Setup, wanted: Sequence[Request], sampling: Sam
         "base": setup.base.model_dump(mode="json", exclude={"model"}),
         "device": setup.device,
         "batch_size": setup.batch_size,
+        "batch_tokens": setup.batch_tokens,
         "vllm": setup.vllm.model_dump(mode="json") if engine == "vllm" else None,
         "requests": asked.hexdigest(),
         "sampling": vars(sampling),

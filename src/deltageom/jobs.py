@@ -10,6 +10,7 @@ from deltageom.schema import (
     Decoding,
     Decontamination,
     Device,
+    Dtype,
     Embedded,
     Evaluation,
     Prompt,
@@ -21,7 +22,9 @@ from deltageom.schema import (
     Statistics,
     Teacher,
     Training,
+    Transformers,
     Vllm,
+    World,
 )
 
 
@@ -43,6 +46,7 @@ class RolloutSettings(Section):
     prompt: Prompt
     base: Base
     device: Device
+    transformers: Transformers | None  # None for another engine
     vllm: Vllm
 
 
@@ -63,6 +67,7 @@ class ReferenceSettings(Section):
     prompt: Prompt
     base: Base
     device: Device
+    transformers: Transformers
 
 
 class EvaluationSettings(Section):
@@ -73,6 +78,7 @@ class EvaluationSettings(Section):
     prompt: Prompt
     base: Base
     device: Device
+    transformers: Transformers | None  # None for another engine
     vllm: Vllm
 
 
@@ -95,10 +101,11 @@ class HiddenSettings(Section):
 
 
 class ProblemSettings(Section):
-    """What `deltageom problems` is told; `seed` is the embedded world's."""
+    """What `deltageom problems` is told; `seed` and `world` are the embedded world's."""
 
     dataset: Dataset
     seed: Seed
+    world: World
 
 
 class PretrainSettings(Section):
@@ -106,6 +113,8 @@ class PretrainSettings(Section):
 
     embedded: Embedded
     prompt: Prompt
+    device: Device
+    dtype: Dtype
 
 
 class TeacherSettings(Section):
@@ -114,6 +123,8 @@ class TeacherSettings(Section):
     embedded: Embedded
     teacher: Teacher
     prompt: Prompt
+    device: Device
+    dtype: Dtype
 
 
 class TableSettings(Section):

@@ -54,6 +54,12 @@ def check(model: Model, settings: TrainSettings) -> None:
         )
 
 
+def keep_input_dtype(model: Model) -> None:
+    """No float32 copy of each adapted module's input, which autocast would only turn back into bfloat16."""
+    for module in layers(model).values():
+        module.cast_input_dtype_enabled = False
+
+
 @torch.no_grad()
 def initialise(model: Model, seed: int) -> None:
     """Draw each A anew from a generator of `seed` and the module's name alone; B stays 0.

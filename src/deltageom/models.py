@@ -49,6 +49,14 @@ def check_layers(model: Model, base: Base) -> None:
         raise UserError(f"base.layers is {base.layers}, but {base.model} has {layers} layers: correct the study")
 
 
+def autocast(model: Model) -> torch.autocast:
+    """One arithmetic for every pass through a bfloat16 model: products in bfloat16, as the trainers compute them.
+
+    Without it PEFT multiplies an adapter's float32 factors in float32, and evaluation would differ from training.
+    """
+    return torch.autocast(model.device.type, torch.bfloat16, enabled=model.dtype == torch.bfloat16)
+
+
 def load_adapter(model: Model, folder: Path, name: str = "default") -> Model:
     """The model with the adapter beside its weights, and beside those that it already has; never merged."""
     try:

@@ -20,6 +20,7 @@ Record = dict[str, Any]
 
 GIT_SECONDS = 10  # a checkout on a slow disk is no reason to wait for long
 KEYS = ("command", "settings", "code_sha256", "versions", "machine", "started", "wall_seconds", "peak_memory_mib")
+ON_A_GPU = "peak_gpu_memory_mib"  # not in records of earlier versions
 
 
 def job_names(study: Study) -> list[str]:
@@ -98,6 +99,7 @@ def merge(study: Study, jobs: Mapping[str, Record], results: Mapping[str, str], 
         "jobs": {
             name: {
                 **{key: record[key] for key in KEYS if key not in ("settings", "versions", "machine")},
+                ON_A_GPU: record.get(ON_A_GPU),
                 "settings": digest(record["settings"]),
                 "machine": machines.index(_canonical(record["machine"])),
                 "versions": {
@@ -208,6 +210,7 @@ def _totals(records: Iterable[Record]) -> Record:
             "jobs": len(of),
             "wall_seconds": round(sum(record["wall_seconds"] for record in of), 3),
             "peak_memory_mib": max(record["peak_memory_mib"] for record in of),
+            ON_A_GPU: max((record[ON_A_GPU] for record in of if record.get(ON_A_GPU) is not None), default=None),
         }
         for command, of in by_command.items()
     }

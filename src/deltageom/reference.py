@@ -6,7 +6,6 @@ from typing import Any
 import pandas as pd
 import pyarrow as pa
 import pyarrow.parquet as pq
-import torch
 from trl.trainer.utils import add_fused_lm_head
 
 from deltageom import generation, models, scoring
@@ -15,7 +14,6 @@ from deltageom.engines.transformers import TransformersEngine
 from deltageom.errors import UserError
 from deltageom.jobs import ReferenceSettings
 from deltageom.records import Problem, whole_file
-from deltageom.schema import Base, Device
 
 LOG_PROBS = pa.schema([("problem_id", pa.string()), ("sample", pa.int32()), ("base_log_prob", pa.float64())])
 HELD_OUT = pa.schema(
@@ -42,10 +40,9 @@ def write(settings: ReferenceSettings, base: str, rollouts: Path, problems: list
     wanted = settings.reference
     table = pd.read_parquet(rollouts, columns=["problem_id", "sample", "source", "prompt_token_ids", "token_ids"])
     table = table[table["source"] == "rollout"]
-    with autocast(settings.base, settings.device):
-        scores = scoring.token_log_probs(
-            model, list(table["prompt_token_ids"]), list(table["token_ids"]), wanted.batch_size, progress=True
-        )
+    scores = scoring.token_log_probs(
+        model, list(table["prompt_token_ids"]), list(table["token_ids"]), wanted.batch_size, progress=True
+    )
     if not all(bool(score.isfinite().all()) for score in scores):
         raise UserError(f"{base}: gives log-probs that are not finite: look for NaN or infinite values in its weights")
     log_probs = {
@@ -59,12 +56,12 @@ def write(settings: ReferenceSettings, base: str, rollouts: Path, problems: list
     prompts = [models.prompt_ids(tokenizer, settings.prompt, problem.question) for problem in chosen]
     completions = []
     if prompts:
-        engine = TransformersEngine(model, tokenizer.pad_token_id, tokenizer.eos_token_id, wanted.batch_size)
+        limits = wanted.batch_size, settings.transformers.batch_tokens
+        engine = TransformersEngine(model, tokenizer.pad_token_id, tokenizer.eos_token_id, *limits)
         asked = generation.requests(chosen, prompts, 1, wanted.seed)
         made = generation.complete(engine, asked, Sampling(1.0, 1.0, 0, wanted.max_tokens))
         completions = [list(one.token_ids) for one in made]
-    with autocast(settings.base, settings.device):
-        scores = scoring.token_log_probs(model, prompts, completions, wanted.batch_size)
+    scores = scoring.token_log_probs(model, prompts, completions, wanted.batch_size)
     held_out = {
         "problem_id": [problem.id for problem in chosen],
         "prompt_token_ids": prompts,
@@ -72,11 +69,6 @@ def write(settings: ReferenceSettings, base: str, rollouts: Path, problems: list
         "token_log_probs": [score.tolist() for score in scores],
     }
     _write(output / "held_out.parquet", held_out, HELD_OUT)
-
-
-def autocast(base: Base, device: Device) -> torch.autocast:
-    """The precision that the trainers compute in."""
-    return torch.autocast(device, torch.bfloat16, enabled=base.dtype == "bfloat16")
 
 
 def _write(path: Path, columns: dict[str, Any], schema: pa.Schema) -> None:

@@ -27,6 +27,7 @@ from deltageom.schema import (
     Section,
     Statistics,
     Teacher,
+    Transformers,
     Vllm,
 )
 
@@ -48,6 +49,7 @@ class Study(Section):
     runs: dict[str, Run]
     benchmarks: dict[str, Benchmark]
     evaluation: Evaluation
+    transformers: Transformers
     vllm: Vllm
     statistics: Statistics
     measures: Measures

@@ -27,7 +27,9 @@ def sample(
     tokenizer = models.load_tokenizer(generator, model)
     prompts = [models.prompt_ids(tokenizer, settings.prompt, problem.question, wanted.thinking) for problem in problems]
     length = generation.longest(prompts, wanted.max_tokens, models.context_length(generator, model), "rollouts")
-    setup = job.setup(generator, model, settings.device, None, wanted.batch_size, length, settings.vllm)
+    setup = job.setup(
+        generator, model, settings.device, None, wanted.batch_size, length, settings.vllm, settings.transformers
+    )
     asked = generation.requests(problems, prompts, wanted.samples, wanted.seed)
     ((made, shards),) = generation.run(wanted.engine, setup, [(asked, engines.sampling_of(wanted))], job)
 

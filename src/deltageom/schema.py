@@ -19,6 +19,7 @@ NonNegative = Annotated[float, Field(ge=0, allow_inf_nan=False)]
 Fraction = Annotated[float, Field(ge=0, le=1)]
 Engine = Literal["transformers", "vllm"]
 Device = Literal["cpu", "cuda"]
+Dtype = Literal["float32", "bfloat16"]
 
 
 class Section(BaseModel):
@@ -32,18 +33,51 @@ class Base(Section):
     revision: str | None
     layers: Count
     modules: Annotated[list[str], Field(min_length=1)]  # linear layers within a decoder layer
-    dtype: Literal["float32", "bfloat16"]
+    dtype: Dtype
     attention: Literal["sdpa", "eager", "flash_attention_2"]
     trust_remote_code: bool
 
 
+class World(Section):
+    """How hard the embedded world's hard problems are, and how many problems are hard."""
+
+    hard_documents: Fraction  # share of the documents that are as hard as the split `hard`
+    hard_problems: Fraction  # share of the split `train` that is
+    # fewest and most events of a hard story; more than 8 are seldom sound, and one has no sequence to hold out
+    hard_events: Annotated[list[Annotated[int, Field(ge=2, le=8)]], Field(min_length=2, max_length=2)]
+    hard_scale: Annotated[int, Field(ge=1, le=1000)]  # factor on a hard problem's numbers
+
+    @field_validator("hard_events")
+    @classmethod
+    def in_order(cls, events: list[int]) -> list[int]:
+        if events[0] > events[1]:
+            raise ValueError(f"is [fewest, most]; got {events}")
+        return events
+
+
 class Embedded(Section):
-    """The world and the pre-training of the embedded base."""
+    """The embedded base: its world, its size and its pre-training."""
 
     seed: Seed
+    world: World
     documents: Count
     batch_size: Count
     learning_rate: Positive
+    hidden: Count
+    layers: Count
+    heads: Count
+    kv_heads: Count
+    head_dim: Count
+    intermediate: Count
+    vocabulary: Annotated[int, Field(ge=261)]  # the bytes and the special tokens
+
+    @model_validator(mode="after")
+    def heads_divide(self) -> "Embedded":
+        if self.heads % self.kv_heads:
+            raise ValueError(f"kv_heads {self.kv_heads} must divide heads {self.heads}")
+        if self.head_dim % 2:
+            raise ValueError(f"head_dim {self.head_dim} must be even: rotary positions turn its halves")
+        return self
 
 
 class Teacher(Section):
@@ -244,6 +278,12 @@ class Run(Section):
 class Evaluation(Section):
     engine: Engine
     batch_size: Count
+
+
+class Transformers(Section):
+    """What the transformers engine is told beside the model and the decoding."""
+
+    batch_tokens: Count  # of the prompts and completions in a batch: its key-value cache
 
 
 class Vllm(Section):

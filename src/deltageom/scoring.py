@@ -7,7 +7,7 @@ from torch import Tensor
 from tqdm import tqdm
 
 from deltageom.batches import IGNORED, RowCollator
-from deltageom.models import Model
+from deltageom.models import Model, autocast
 
 Ids = Sequence[int]
 
@@ -30,8 +30,11 @@ def token_log_probs(
     with tqdm(total=len(order), unit="row", mininterval=5, disable=not progress) as bar:
         for start in range(0, len(order), batch_size):
             rows = order[start : start + batch_size]
-            batch = {key: value.to(model.device) for key, value in collate([examples[i] for i in rows]).items()}
-            outputs = model(**batch, fused_lm_head=True)
+            batch = collate([examples[i] for i in rows])
+            # padded on the right, where a causal model needs no mask
+            ids = {key: batch[key].to(model.device) for key in ("input_ids", "labels")}
+            with autocast(model):
+                outputs = model(**ids, fused_lm_head=True)
             log_probs, mask = outputs.log_probs.double().cpu(), outputs.label_mask.cpu()
             found |= {row: log_probs[k][mask[k]] for k, row in enumerate(rows)}
             bar.update(len(rows))

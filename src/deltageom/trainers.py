@@ -26,6 +26,20 @@ from deltageom.errors import UserError
 RowLoss = Callable[[Tensor, Tensor, dict[str, Tensor]], Tensor]
 
 
+def drop_mask(model: Any) -> Any:
+    """Takes the attention mask from every pass through the decoder; returns the hook, whose `remove` undoes it.
+
+    For batches that are padded on the right, as every collator here and in TRL pads: no token of a causal model sees
+    what comes after it, and padding carries no loss. A mask rules out the flash kernel and grouped keys and values.
+    """
+
+    def without(_: Any, args: tuple[Any, ...], named: dict[str, Any]) -> tuple[tuple[Any, ...], dict[str, Any]]:
+        return args, named | {"attention_mask": None}
+
+    causal_lm = model if isinstance(model, PreTrainedModel) else model.get_base_model()
+    return causal_lm.base_model.register_forward_pre_hook(without, with_kwargs=True)
+
+
 class RunTrainer:
     """What every run adds to a TRL trainer; it stands first among the bases.
 
@@ -42,6 +56,7 @@ class RunTrainer:
         self.on_checkpoint = on_checkpoint
         self.extras: dict[str, float] = {}
         super().__init__(**trainer)
+        self.mask_hook = drop_mask(self.model)  # type: ignore[attr-defined]
 
     def rows_a_step(self) -> int:
         """Rows, or pairs, of the global batch: all micro batches of all processes."""
@@ -133,7 +148,7 @@ class LikelihoodTrainer(RunTrainer, SFTTrainer):  # type: ignore[misc]
     ) -> Tensor:
         """The micro batch's share of the global batch's loss, which has `num_items_in_batch` completion tokens."""
         assert not return_outputs, "only training is supported"
-        ids = {key: inputs[key] for key in ("input_ids", "attention_mask", "labels")}
+        ids = {key: inputs[key] for key in ("input_ids", "attention_mask", "labels")}  # the mask goes no further
         outputs = model(**ids, fused_lm_head=True)  # (B, T - 1), chunked: no (B, T, V) logits are kept
         log_probs, mask = outputs.log_probs, outputs.label_mask
         columns = {name: inputs[name] for name in self.columns}

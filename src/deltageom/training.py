@@ -17,7 +17,7 @@ from trl.trainer.dpo_config import DPOConfig
 from trl.trainer.kto_config import KTOConfig
 from trl.trainer.sft_config import SFTConfig
 
-from deltageom import adapters, checkpoints, lora, models, rows
+from deltageom import adapters, checkpoints, launch, lora, models, rows
 from deltageom.errors import UserError
 from deltageom.geometry import factored
 from deltageom.jobs import TrainSettings
@@ -83,6 +83,8 @@ def train(settings: TrainSettings, paths: Paths, execution: Execution) -> None:
     finite, a norm that is not reached, and a checkpoint of another training.
     """
     _check_reporters(paths, execution)
+    if settings.device == "cuda":
+        launch.choose_device(execution.processes)
     method = interface.load(settings.method)
     options = method.Options.model_validate(settings.options)
     tokenizer = models.load_tokenizer(paths.base, settings.base)
@@ -122,12 +124,13 @@ def build_trainer(
     dataset: Dataset,
     paths: Paths,
     execution: Execution,
+    model: models.Model | None = None,
 ) -> AnyTrainer:
-    """The family's trainer on the base, LoRA in place with its initial A."""
+    """The family's trainer on the base, or on a `model` that is loaded already, LoRA in place with its initial A."""
     whole = settings.training.adapter == "none"
     # all weights are trained: a step of bfloat16 would lose most of what the optimiser adds to them
     dtype = settings.base.model_copy(update={"dtype": "float32"}) if whole else settings.base
-    model = models.load_model(paths.base, dtype, settings.device)
+    model = model or models.load_model(paths.base, dtype, settings.device)
     models.check_layers(model, settings.base)
     given = arguments(settings, paths, execution)
     shared = {
@@ -142,6 +145,7 @@ def build_trainer(
     trainer = _of_family(method, options, settings, dataset, given, shared)
     if not whole:
         lora.check(trainer.model, settings)
+        lora.keep_input_dtype(trainer.model)
         lora.initialise(trainer.model, settings.training.lora.init_seed)
     return trainer
 

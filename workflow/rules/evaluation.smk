@@ -41,6 +41,7 @@ rule evaluate:
             prompt=STUDY.prompt,
             base=STUDY.base,
             device=STUDY.device,
+            transformers=transformers_settings(STUDY.evaluation.engine),
             vllm=STUDY.vllm,
         ),
         base=lambda _: model_path("base"),

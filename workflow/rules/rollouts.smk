@@ -32,6 +32,7 @@ if STUDY.rollouts.file is None:
                 prompt=STUDY.prompt,
                 base=STUDY.base,
                 device=STUDY.device,
+                transformers=transformers_settings(STUDY.rollouts.engine),
                 vllm=STUDY.vllm,
             ),
             base=lambda _: model_path("base"),

@@ -30,6 +30,7 @@ rule reference:
             prompt=STUDY.prompt,
             base=STUDY.base,
             device=STUDY.device,
+            transformers=STUDY.transformers,
         ),
         base=lambda _: model_path("base"),
         problems=lambda _, input: (

@@ -54,6 +54,7 @@ class Engine(Protocol):
 class Setup:
     """What an engine is loaded with. `max_length`: tokens of the longest prompt and its completion together.
 
+    `batch_tokens`: of the prompts and completions that the transformers engine holds at once; None for no limit.
     `lora`: whether other models of this comparison have adapters, so that one without goes through the same layers.
     """
 
@@ -67,10 +68,24 @@ class Setup:
     tensor_parallel: int = 1
     memory_share: float = 0.9
     lora: bool = False
+    batch_tokens: int | None = None
 
 
 def sampling_of(decoding: Decoding) -> Sampling:
     return Sampling(decoding.temperature, decoding.top_p, decoding.top_k, decoding.max_tokens)
+
+
+def sequences_at_once(
+    batch_size: int, batch_tokens: int | None, requests: Sequence[Request], sampling: Sampling
+) -> int:
+    """How many of the requests may be in a batch: `batch_size`, or as many as `batch_tokens` holds in whole; not 0.
+
+    Every sequence counts as the longest prompt and all the tokens that it may get, so every batch has one size.
+    """
+    if batch_tokens is None or not requests:
+        return batch_size
+    longest = max(len(request.prompt) for request in requests) + sampling.max_tokens
+    return max(1, min(batch_size, batch_tokens // longest))
 
 
 def load(name: str, setup: Setup) -> Engine:

@@ -8,27 +8,31 @@ from transformers import GenerationConfig, LogitsProcessor, LogitsProcessorList
 from transformers.generation.logits_process import TemperatureLogitsWarper, TopKLogitsWarper, TopPLogitsWarper
 
 from deltageom import models
-from deltageom.engines import Completion, Request, Sampling, Setup
+from deltageom.engines import Completion, Request, Sampling, Setup, sequences_at_once
 
 
 def load(setup: Setup) -> "TransformersEngine":
     network = models.load_run(setup.model, setup.base, setup.device, setup.adapter)
     tokenizer = models.load_tokenizer(setup.model, setup.base)
-    return TransformersEngine(network, tokenizer.pad_token_id, tokenizer.eos_token_id, setup.batch_size)
+    limits = setup.batch_size, setup.batch_tokens
+    return TransformersEngine(network, tokenizer.pad_token_id, tokenizer.eos_token_id, *limits)
 
 
 class TransformersEngine:
-    """Requests go through the model `batch_size` at a time, in the order given."""
+    """Requests go through the model in the order given, `batch_size` at a time or as many as `batch_tokens` allows."""
 
-    def __init__(self, model: models.Model, pad: int, eos: int, batch_size: int) -> None:
+    def __init__(
+        self, model: models.Model, pad: int, eos: int, batch_size: int, batch_tokens: int | None = None
+    ) -> None:
         self.model = model
         self.pad = pad
         self.eos = sorted({eos, *models.end_tokens(model.generation_config)})
-        self.batch_size = batch_size
+        self.batch_size, self.batch_tokens = batch_size, batch_tokens
 
     def generate(self, requests: Sequence[Request], sampling: Sampling) -> Iterator[tuple[int, Completion]]:
-        for start in range(0, len(requests), self.batch_size):
-            batch = requests[start : start + self.batch_size]
+        size = sequences_at_once(self.batch_size, self.batch_tokens, requests, sampling)
+        for start in range(0, len(requests), size):
+            batch = requests[start : start + size]
             yield from enumerate(self._batch(batch, sampling), start)
 
     @torch.inference_mode()
@@ -38,12 +42,13 @@ class TransformersEngine:
         ids = torch.tensor([[self.pad] * (width - len(p)) + p for p in prompts])
         mask = torch.tensor([[0] * (width - len(p)) + [1] * len(p) for p in prompts])
         chooser = _Chooser(_uniforms(requests, sampling, self.model.device))
-        sequences = self.model.generate(
-            input_ids=ids.to(self.model.device),
-            attention_mask=mask.to(self.model.device),
-            generation_config=self._config(sampling),
-            logits_processor=LogitsProcessorList([*_warpers(sampling), chooser]),
-        )
+        with models.autocast(self.model):
+            sequences = self.model.generate(
+                input_ids=ids.to(self.model.device),
+                attention_mask=mask.to(self.model.device),
+                generation_config=self._config(sampling),
+                logits_processor=LogitsProcessorList([*_warpers(sampling), chooser]),
+            )
         log_probs = torch.cat(chooser.log_probs, dim=1).cpu()
         return [
             self._completion(tokens, scores)

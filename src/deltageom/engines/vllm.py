@@ -10,7 +10,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, get_args
 
-from deltageom import adapters, models
+from deltageom import adapters, models, provenance
 from deltageom.engines import Completion, Request, Sampling, Setup
 from deltageom.errors import UserError
 
@@ -56,6 +56,8 @@ def load(setup: Setup) -> "VllmEngine":
             {tokenizer.eos_token_id, *models.end_tokens(models.load_generation_config(setup.model, setup.base))}
         )
         engine = VllmEngine(llm, eos, adapter, setup.batch_size)
+        if setup.device == "cuda" and (setup.tensor_parallel > 1 or not provenance.own_gpus()):
+            provenance.add_gpus(provenance.gpus_in_use())  # its workers' processes, which take all memory at once
     except (OSError, ValueError, RuntimeError, ImportError) as error:
         raise UserError(f"vLLM cannot load {setup.model}{f' with {adapter}' if adapter else ''}: {error}") from error
     return engine

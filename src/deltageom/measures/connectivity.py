@@ -58,13 +58,14 @@ def _batch_nll(model: models.Model, prompts: list[list[int]], answers: list[list
     ids = torch.tensor([[0] * (width - len(row)) + row for row in rows], device=model.device)
     mask = torch.tensor([[0] * (width - len(row)) + [1] * len(row) for row in rows], device=model.device)
     positions = (mask.cumsum(1) - 1).clamp(min=0)
-    logits = model(
-        input_ids=ids,
-        attention_mask=mask,
-        position_ids=positions,
-        logits_to_keep=longest + 1,
-        use_cache=False,
-    ).logits
+    with models.autocast(model):
+        logits = model(
+            input_ids=ids,
+            attention_mask=mask,
+            position_ids=positions,
+            logits_to_keep=longest + 1,
+            use_cache=False,
+        ).logits
     log_probs = logits[:, :-1].float().log_softmax(-1)
     chosen = log_probs.gather(2, ids[:, -longest:, None]).squeeze(2)
     is_answer = torch.arange(longest, 0, -1, device=model.device)[None] <= torch.tensor(

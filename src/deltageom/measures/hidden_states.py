@@ -35,15 +35,14 @@ def encode(model: models.Model, prompts: list[list[int]], pooling: str, batch_si
         width = max(map(len, rows))
         ids = torch.tensor([row + [0] * (width - len(row)) for row in rows], device=model.device)
         mask = torch.tensor([[1] * len(row) + [0] * (width - len(row)) for row in rows], device=model.device)
-        states = torch.stack(
-            model(
-                input_ids=ids,
-                attention_mask=mask,
+        with models.autocast(model):
+            outputs = model(
+                input_ids=ids,  # padded on the right, where a causal model needs no mask
                 output_hidden_states=True,
                 logits_to_keep=1,
                 use_cache=False,
-            ).hidden_states[1:]
-        ).float()
+            )
+        states = torch.stack(outputs.hidden_states[1:]).float()
         if pooling == "last":
             pooled = states[:, torch.arange(len(rows)), mask.sum(1) - 1]
         else:
