@@ -19,6 +19,7 @@ from types import SimpleNamespace
 import pytest
 
 from deltageom import devices
+from deltageom import nvidia_smi as smi
 from deltageom.errors import UserError
 from tests.conftest import BIN
 
@@ -155,7 +156,7 @@ def jobs(environment: dict[str, str], tmp_path: Path) -> Iterator[Jobs]:
 
 
 def nvidia_smi(folder: Path, output: str, first: str = "", code: int = 0) -> None:
-    """Answers the one query that is asked."""
+    """Answers what every nvidia-smi can be asked: an older one knows nothing of MIG."""
     program = folder / "bin" / "nvidia-smi"
     program.parent.mkdir(exist_ok=True)
     program.write_text(
@@ -391,6 +392,107 @@ def test_commands_that_share_a_slurm_allocation_share_its_gpus(jobs: Jobs) -> No
     assert other.has() in ("1", "2")
 
 
+SHARED = {"DELTAGEOM_JOBS_PER_GPU": "2"}
+
+
+def test_jobs_that_share_spread_over_the_gpus_first(jobs: Jobs) -> None:
+    sharing = [jobs.start(1, "0,1", **SHARED) for _ in range(2)]
+    assert {job.has() for job in sharing} == {"0", "1"}
+    more = [jobs.start(1, "0,1", **SHARED) for _ in range(2)]
+    assert {job.has() for job in more} == {"0", "1"}
+    last = jobs.start(1, "0,1", **SHARED)
+    held = " ".join(last.waits(2))
+    for job in [*sharing, *more]:  # every sharer is named, with its command
+        assert f"pid {job.pid}: -c 1 --run a-run ..." in held
+    sharing[0].ends()
+    assert last.has() in ("0", "1")
+
+
+def test_one_that_does_not_share_waits_for_all_sharers_and_they_for_it(jobs: Jobs) -> None:
+    sharing = [jobs.start(1, "0", **SHARED) for _ in range(2)]
+    assert [job.has() for job in sharing] == ["0", "0"]
+    alone = jobs.start(1, "0", before="devices.REMIND_SECONDS = 0")
+    alone.waits(1)
+    sharing[0].ends()
+    for _ in range(2):
+        assert alone.until("  0: ").startswith("  0: pid ")
+    later = jobs.start(1, "0", **SHARED)
+    later.waits(1)  # there is a share, but another is first in line
+    sharing[1].ends()
+    assert alone.has() == "0"
+    alone.ends()
+    assert later.has() == "0"
+
+
+def test_a_killed_sharer_frees_its_own_share_alone(jobs: Jobs) -> None:
+    first, second = (jobs.start(1, "0", **SHARED) for _ in range(2))
+    assert [first.has(), second.has()] == ["0", "0"]
+    first.process.kill()
+    first.process.wait()
+    assert jobs.start(1, "0", **SHARED).has() == "0"
+    waits = jobs.start(1, "0", **SHARED).waits(1)[0]
+    assert f"pid {second.pid}:" in waits
+    assert f"pid {first.pid}:" not in waits
+
+
+def test_inside_slurm_nothing_is_shared(jobs: Jobs) -> None:
+    assert jobs.start(1, "1,2", SLURM_JOB_ID="17", **SHARED).has() == "1"
+    assert jobs.start(1, "1,2", SLURM_JOB_ID="17", **SHARED).has() == "2"
+    jobs.start(1, "1,2", SLURM_JOB_ID="17", **SHARED).waits(2)
+
+
+INSTANCES = f"""GPU 0: NVIDIA A100 (UUID: {UUIDS[0]})
+  MIG 3g.20gb     Device  0: (UUID: MIG-11111111-2222)
+GPU 1: NVIDIA A100 (UUID: {UUIDS[1]})
+  MIG 3g.20gb     Device  0: (UUID: MIG-33333333-4444)
+  MIG 3g.20gb     Device  1: (UUID: MIG-GPU-bbbb2222-0000/2/0)
+GPU 2: NVIDIA A100 (UUID: {UUIDS[2]})"""
+
+
+@pytest.mark.parametrize(
+    ("given", "says"),
+    [
+        (
+            None,
+            "GPU 1 is split by MIG: set CUDA_VISIBLE_DEVICES to one of its instances: "
+            "MIG-33333333-4444, MIG-GPU-bbbb2222-0000/2/0$",
+        ),
+        ("1", "GPU 1 is split by MIG"),
+        ("GPU-bbbb2", "GPU GPU-bbbb2 is split by MIG"),
+        ("0", None),
+        ("MIG-33333333-4444", None),
+    ],
+)
+@pytest.mark.usefixtures("environment")
+def test_a_gpu_that_mig_has_split_is_never_taken_whole(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, given: str | None, says: str | None
+) -> None:
+    modes = ("Disabled", "Enabled", "[N/A]")
+    rows = "\n".join(f"{index}, {uuid}, {mode}" for (index, uuid), mode in zip(enumerate(UUIDS), modes, strict=True))
+    (tmp_path / "bin" / "nvidia-smi").write_text(
+        '#!/bin/sh\ncase "$*" in\n'
+        f"\"--query-gpu=index,uuid,mig.mode.current --format=csv,noheader\") printf '%s\\n' {shlex.quote(rows)};;\n"
+        f"-L) printf '%s\\n' {shlex.quote(INSTANCES)};;\n*) exit 2;;\nesac\n"
+    )
+    if given is not None:
+        monkeypatch.setenv("CUDA_VISIBLE_DEVICES", given)
+    if says is None:
+        assert [device.id for device in devices.visible()] == [given]
+        return
+    for ask in (devices.visible, lambda: devices.check(1), lambda: devices.take(1)):
+        with pytest.raises(UserError, match=says):
+            ask()
+
+
+def test_too_few_gpus_are_found_without_taking_any(environment: dict[str, str], tmp_path: Path) -> None:
+    assert environment
+    devices.check(0)
+    devices.check(3)
+    with pytest.raises(UserError, match=r"^a job takes 4 GPUs: only 3 here \(0, 1, 2\): set `device: cpu`"):
+        devices.check(4)
+    assert not (tmp_path / "locks").exists()
+
+
 def test_says_once_a_minute_why_it_waits(monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]) -> None:
     clock = [1.0]
     fake = SimpleNamespace(monotonic=lambda: clock[0], sleep=lambda seconds: clock.append(clock.pop() + seconds))
@@ -408,6 +510,8 @@ def test_says_once_a_minute_why_it_waits(monkeypatch: pytest.MonkeyPatch, capfd:
         ({"CUDA_VISIBLE_DEVICES": "2"}, 2, r"--gpus 2: only 1 here \(2\)"),
         ({"CUDA_VISIBLE_DEVICES": "2", "SLURM_JOB_ID": "1"}, 2, r"--gpus 2: only 1 here"),
         ({}, -1, "--gpus -1: give 0 or more"),
+        ({"DELTAGEOM_JOBS_PER_GPU": "2"}, 2, "--gpus 2: a job that shares GPUs takes one: .*jobs_per_gpu: 1"),
+        ({"DELTAGEOM_JOBS_PER_GPU": "x"}, 1, "DELTAGEOM_JOBS_PER_GPU='x': give 1 or more"),
         ({"CUDA_VISIBLE_DEVICES": ""}, 1, "no GPU: CUDA_VISIBLE_DEVICES='' hides all"),
         ({"CUDA_VISIBLE_DEVICES": "-1,0"}, 1, "no GPU: CUDA_VISIBLE_DEVICES='-1,0' hides all"),
         ({"CUDA_VISIBLE_DEVICES": "0,3"}, 1, r"CUDA_VISIBLE_DEVICES: '3' is not one of .* 0 \(GPU-aaaa1111-0000\), 1"),
@@ -440,7 +544,7 @@ def test_mistakes(monkeypatch: pytest.MonkeyPatch, more: dict[str, str], count: 
     [
         ("No devices were found", "", 0, r"no GPU: nvidia-smi \(exit status 0\) says: No devices were found"),
         ("couldn't communicate with the NVIDIA driver", "", 9, r"\(exit status 9\) says: couldn't communicate"),
-        ("0, GPU-aaaa1111\n1, [Unknown Error]", "", 0, r"says: .*\n1, \[Unknown Error\]"),
+        ("0, GPU-aaaa1111\n1, [Unknown Error]", "", 0, r"says: 0, GPU-aaaa1111 1, \[Unknown Error\]$"),
         ("0, GPU-aaaa1111", "", 15, r"exit status 15"),
         ("", "exec sleep 60", 0, "no GPU: nvidia-smi did not answer in 0.2 s"),
         ("", "exec /dev/null", 0, "no GPU: nvidia-smi .*exit status 126"),
@@ -451,7 +555,7 @@ def test_an_nvidia_smi_that_fails(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, output: str, first: str, code: int, says: str
 ) -> None:
     nvidia_smi(tmp_path, output, first, code)
-    monkeypatch.setattr(devices, "NVIDIA_SMI_SECONDS", 0.2 if "sleep" in first else 30)
+    monkeypatch.setattr(smi, "SECONDS", 0.2 if "sleep" in first else 30)
     for visible in (None, "0"):  # an index alone would be another name for a GPU that others lock by its UUID
         if visible:
             monkeypatch.setenv("CUDA_VISIBLE_DEVICES", visible)

@@ -6,33 +6,36 @@ go on holding the job's GPUs. Its price: closing any descriptor of a file ends t
 opened twice here. Nothing is ever to be cleaned up; a lock file that is removed no longer protects its holder.
 
 Each file has a second byte, the place in line. Who wants GPUs takes the places of all that it may use, in one order for
-everyone, and keeps them until it has its GPUs: of those that share a GPU one chooses at a time, so nobody ends up with
+everyone, and keeps them until it has its GPUs: of those that want a GPU one chooses at a time, so nobody ends up with
 half of what it wants beside another half, and one that wants two is not overtaken by a stream of those that want one.
+
+Jobs that share GPUs (JOBS_PER_GPU above 1) put a read lock on the first byte, which many can hold at once, and lock one
+of the bytes from the third on, one for each job that may share the GPU. So a job that shares with nobody waits for all
+of them, and they wait for it.
 """
 
 import fcntl
 import os
 import re
-import shutil
 import stat
 import struct
-import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
+from deltageom import nvidia_smi
 from deltageom.errors import UserError
 
 VISIBLE = "CUDA_VISIBLE_DEVICES"
 ORDER = "CUDA_DEVICE_ORDER"
 FOLDER = "DELTAGEOM_GPU_LOCKS"
-QUERY = ("--query-gpu=index,uuid", "--format=csv,noheader")
-NVIDIA_SMI_SECONDS = 30
+JOBS_PER_GPU = "DELTAGEOM_JOBS_PER_GPU"  # execution.jobs_per_gpu; workflow/rules/common.smk sets it
 POLL_SECONDS = 0.2
 REMIND_SECONDS = 60
-HELD, LINE = 0, 1  # the two bytes of a lock file
+HELD, LINE, SHARES = 0, 1, 2  # bytes of a lock file: the GPU, the place in line, and from the third on each sharer's
+RECORD = 640  # bytes of text in a lock file for each job that may hold its GPU
 FLOCK = "hhqqi0q"  # struct flock of 64-bit Linux: type, whence, start, length, pid
 FIX = f"set `device: cpu`, fewer `processes` or a smaller `tensor_parallel`, or let {VISIBLE} name more"
 
@@ -51,6 +54,7 @@ def take(count: int) -> list[str]:
     """Takes `count` free GPUs until this process ends, waiting while others hold them; returns their ids.
 
     Those of CUDA_VISIBLE_DEVICES if that is set, else of nvidia-smi; afterwards CUDA_VISIBLE_DEVICES names them alone.
+    Where JOBS_PER_GPU is above 1, outside SLURM, it is a share of the GPU that has the fewest jobs.
     Inside a SLURM job that sees just so many the scheduler has handed them out already: no lock, no waiting.
     Raises UserError if there are too few in all or the locks cannot be made; AssertionError if it is too late, since
     CUDA has been initialised, or if this process has taken GPUs before.
@@ -59,19 +63,22 @@ def take(count: int) -> list[str]:
         return []
     if count < 0:
         raise UserError(f"--gpus {count}: give 0 or more")
+    job = os.environ.get("SLURM_JOB_ID")
+    sharers = 1 if job else _jobs_per_gpu()
+    if count > 1 and sharers > 1:
+        raise UserError(f"--gpus {count}: a job that shares GPUs takes one: set execution.jobs_per_gpu: 1")
     torch = sys.modules.get("torch")
     if _taken or (torch is not None and torch.cuda.is_initialized()):
         raise AssertionError("GPUs are taken once a process, before CUDA is initialised")
     devices = visible()
     if len(devices) < count:
         raise UserError(f"--gpus {count}: only {len(devices)} here ({_ids(devices)}): {FIX}")
-    job = os.environ.get("SLURM_JOB_ID")
     if job and len(devices) == count:
         how = f"all that SLURM job {job} sees: no lock"
     else:
         if job:  # several commands share an allocation, whose indices are its own
             devices = [Device(device.id, f"slurm-{job}-{device.lock}") for device in devices]
-        devices, how = _lock(devices, count), f"locked in {_folder()}"
+        devices, how = _lock(devices, count, sharers), f"locked in {_folder()}"
     _taken.extend(device.id for device in devices)
     os.environ[VISIBLE] = ",".join(_taken)
     if any(id.isdigit() for id in _taken):
@@ -80,23 +87,46 @@ def take(count: int) -> list[str]:
     return list(_taken)
 
 
+def check(count: int) -> None:
+    """Raises UserError where fewer than `count` GPUs are visible to this process; none is taken."""
+    devices = visible() if count else []
+    if len(devices) < count:
+        raise UserError(f"a job takes {count} GPUs: only {len(devices)} here ({_ids(devices)}): {FIX}")
+
+
 def visible() -> list[Device]:
-    """The GPUs that this process may use, in CUDA's order. Raises UserError if there is none or one is unknown."""
+    """The GPUs that this process may use, in CUDA's order.
+
+    Raises UserError if there is none, if one is unknown, and for one that MIG has split and whose instance is not
+    named: CUDA would take the first without a word.
+    """
     given = os.environ.get(VISIBLE)
-    uuids = _nvidia_smi()
+    handed_out = "SLURM_JOB_ID" in os.environ and given is not None
+    gpus = None if handed_out else nvidia_smi.gpus()
     if given is None:
-        if uuids is None:
+        if gpus is None:
             raise UserError("no GPU: nvidia-smi is not on PATH: set `device: cpu` or run on a machine with GPUs")
-        return [Device(index, uuid) for index, uuid in uuids.items()]
-    entries = [entry.strip() for entry in given.split(",")]
-    if "-1" in entries:
-        entries = entries[: entries.index("-1")]  # as for CUDA: nothing after it is visible
-    if not any(entries):
-        raise UserError(f"no GPU: {VISIBLE}={given!r} hides all of them: unset it or set `device: cpu`")
-    devices = [Device(entry, _lock_name(entry, uuids)) for entry in entries]
-    if len({device.lock for device in devices}) < len(devices):
-        raise UserError(f"{VISIBLE}={given!r} names a GPU twice: name each once")
+        devices = [Device(index, gpu.uuid) for index, gpu in gpus.items()]
+    else:
+        entries = [entry.strip() for entry in given.split(",")]
+        if "-1" in entries:
+            entries = entries[: entries.index("-1")]  # as for CUDA: nothing after it is visible
+        if not any(entries):
+            raise UserError(f"no GPU: {VISIBLE}={given!r} hides all of them: unset it or set `device: cpu`")
+        uuids = None if gpus is None else {index: gpu.uuid for index, gpu in gpus.items()}
+        devices = [Device(entry, _lock_name(entry, uuids)) for entry in entries]
+        if len({device.lock for device in devices}) < len(devices):
+            raise UserError(f"{VISIBLE}={given!r} names a GPU twice: name each once")
+    for device in devices:
+        _refuse_split(device, gpus or {})
     return devices
+
+
+def _refuse_split(device: Device, gpus: dict[str, nvidia_smi.Gpu]) -> None:
+    if any(gpu.split and gpu.uuid == device.lock for gpu in gpus.values()):
+        ids = ", ".join(nvidia_smi.mig_instances(device.lock))
+        fix = f"set {VISIBLE} to one of its instances: {ids}" if ids else "it has no instances: make one, or end MIG"
+        raise UserError(f"GPU {device.id} is split by MIG: {fix}")
 
 
 def _lock_name(entry: str, uuids: dict[str, str] | None) -> str:
@@ -112,34 +142,6 @@ def _lock_name(entry: str, uuids: dict[str, str] | None) -> str:
     return found[0]
 
 
-def _nvidia_smi() -> dict[str, str] | None:
-    """UUIDs by index; None without nvidia-smi, and inside SLURM if not needed. One that fails is an error: jobs that
-    know their GPUs by other names would not see each other's locks."""
-    program = shutil.which("nvidia-smi")
-    if program is None or ("SLURM_JOB_ID" in os.environ and VISIBLE in os.environ):
-        return None
-    try:
-        done = subprocess.run(
-            [program, *QUERY],
-            stdin=subprocess.DEVNULL,
-            capture_output=True,
-            text=True,
-            errors="replace",
-            timeout=NVIDIA_SMI_SECONDS,
-            check=False,
-        )
-    except subprocess.TimeoutExpired:
-        raise UserError(f"no GPU: nvidia-smi did not answer in {NVIDIA_SMI_SECONDS} s: run it by hand") from None
-    except OSError as error:
-        raise UserError(f"no GPU: nvidia-smi does not run: {error}") from None
-    lines = done.stdout.strip().splitlines()
-    rows = [re.fullmatch(r"([0-9]+), *(GPU-[0-9A-Za-z-]+)", line.strip()) for line in lines]
-    if done.returncode or not rows or None in rows:
-        said = (done.stdout + done.stderr).strip() or "nothing"
-        raise UserError(f"no GPU: nvidia-smi (exit status {done.returncode}) says: {said}")
-    return {row[1]: row[2] for row in rows if row}
-
-
 def _folder() -> Path:
     """One for all studies of a user on a machine.
 
@@ -152,7 +154,14 @@ def _folder() -> Path:
     return folder
 
 
-def _lock(devices: list[Device], count: int) -> list[Device]:
+def _jobs_per_gpu() -> int:
+    given = os.environ.get(JOBS_PER_GPU, "1")
+    if not given.isdecimal() or int(given) < 1:
+        raise UserError(f"{JOBS_PER_GPU}={given!r}: give 1 or more")
+    return int(given)
+
+
+def _lock(devices: list[Device], count: int, sharers: int) -> list[Device]:
     if any(device.id.isdigit() for device in devices) and os.environ.get(ORDER, "PCI_BUS_ID") != "PCI_BUS_ID":
         raise UserError(
             f"{ORDER}={os.environ[ORDER]} does not number GPUs as nvidia-smi does: unset it or use GPU-UUIDs"
@@ -162,11 +171,11 @@ def _lock(devices: list[Device], count: int) -> list[Device]:
     taken: list[Device] = []
     try:
         files = _open_files(folder, devices)
-        chosen = _choose(files, count)
-        for device in chosen:
-            _sign(files[device])
+        chosen = _choose(files, count, sharers)
+        for device, place in chosen.items():
+            _sign(files[device], place)
             fcntl.lockf(files[device], fcntl.LOCK_UN, 1, LINE)
-        taken = chosen
+        taken = list(chosen)
     except OSError as error:
         raise UserError(
             f"{folder}: cannot lock GPUs here: {error}: it has to be a folder of yours, no link, with room for a file:"
@@ -204,26 +213,42 @@ def _open_folder(folder: Path) -> int:
     return handle
 
 
-def _choose(files: dict[Device, int], count: int) -> list[Device]:
-    """Locks `count` of the files' HELD bytes, first in `files` first, waiting for its turn and for GPUs."""
-    pauses = _pauses(lambda: _holders(files, count))
+def _choose(files: dict[Device, int], count: int, sharers: int) -> dict[Device, int]:
+    """Locks `count` of the GPUs, waiting for its turn and for them: the first in `files`, or the least shared first.
+
+    Returns each one's place among its `sharers`.
+    """
+    pauses = _pauses(lambda: _holders(files, count, sharers))
     for device in sorted(files, key=lambda device: device.lock):  # in one order for all: none waits in a circle
         while not _locked(files[device], LINE):
             next(pauses)
-    taken: set[Device] = set()
+    taken: dict[Device, int] = {}
     while True:
-        for device, file in files.items():
-            if len(taken) < count and device not in taken and _locked(file, HELD):
-                taken.add(device)
+        for device in sorted(files, key=lambda device: len(_held(files[device], sharers))):
+            place = _place(files[device], sharers) if len(taken) < count and device not in taken else None
+            if place is not None:
+                taken[device] = place
         if len(taken) == count:
-            return [device for device in files if device in taken]
+            return {device: taken[device] for device in files if device in taken}
         next(pauses)
 
 
-def _locked(file: int, byte: int) -> bool:
+def _place(file: int, sharers: int) -> int | None:
+    """Locks the GPU, or one of its shares; returns which, None if none is free."""
+    if sharers == 1:
+        return 0 if _locked(file, HELD) else None
+    if _locked(file, HELD, fcntl.LOCK_SH):
+        for place in range(sharers):
+            if _locked(file, SHARES + place):
+                return place
+        fcntl.lockf(file, fcntl.LOCK_UN, 1, HELD)
+    return None
+
+
+def _locked(file: int, byte: int, kind: int = fcntl.LOCK_EX) -> bool:
     """Locks the byte if no other process has it."""
     try:
-        fcntl.lockf(file, fcntl.LOCK_EX | fcntl.LOCK_NB, 1, byte)
+        fcntl.lockf(file, kind | fcntl.LOCK_NB, 1, byte)
     except (BlockingIOError, PermissionError):  # EAGAIN or EACCES, as the file system likes
         return False
     return True
@@ -240,28 +265,35 @@ def _pauses(reason: Callable[[], str]) -> Iterator[None]:
         yield
 
 
-def _holders(files: dict[Device, int], count: int) -> str:
+def _holders(files: dict[Device, int], count: int, sharers: int) -> str:
     lines = [f"waiting for {count} of {len(files)} GPUs"]
     for device, file in files.items():
-        lines.append(f"{device.id}: {_holder(file) or 'free, for the job that is first in line'}")
+        lines.append(f"{device.id}: {'; '.join(_held(file, sharers)) or 'free, for the job that is first in line'}")
     return "\n  ".join(lines)
 
 
-def _holder(file: int) -> str | None:
-    """Who holds a GPU: the kernel says who; the command is in the file, where a dead holder's may still stand."""
-    query = struct.pack(FLOCK, fcntl.F_WRLCK, os.SEEK_SET, HELD, 1, 0)
+def _held(file: int, sharers: int) -> list[str]:
+    """Who holds a GPU: the jobs that share it, or the one that has it."""
+    shared = [found for place in range(sharers) if (found := _holder(file, SHARES + place, place))]
+    alone = None if shared else _holder(file, HELD, 0)
+    return shared or ([alone] if alone else [])
+
+
+def _holder(file: int, byte: int, place: int) -> str | None:
+    """Who has locked a byte: the kernel says who; the command is in the file, where a dead holder's may still stand."""
+    query = struct.pack(FLOCK, fcntl.F_WRLCK, os.SEEK_SET, byte, 1, 0)
     kind, _, _, _, pid = struct.unpack(FLOCK, fcntl.fcntl(file, fcntl.F_GETLK, query))
     if kind == fcntl.F_UNLCK:
         return None
-    written = os.pread(file, 1000, 0).decode(errors="replace").strip()
+    written = os.pread(file, RECORD, place * RECORD).decode(errors="replace").strip()
     return written if written.startswith(f"pid {pid}:") else f"pid {pid or 'of another container'}"
 
 
-def _sign(file: int) -> None:
+def _sign(file: int, place: int) -> None:
     words = [word if len(word) <= 80 else "..." for word in sys.argv]  # settings are long
     command = " ".join(" ".join(words).split())[:500]
-    os.ftruncate(file, 0)
-    os.pwrite(file, f"pid {os.getpid()}: {command}\n".encode(errors="backslashreplace"), 0)
+    text = f"pid {os.getpid()}: {command}".encode(errors="backslashreplace")
+    os.pwrite(file, text[: RECORD - 1].ljust(RECORD - 1) + b"\n", place * RECORD)
 
 
 def _ids(devices: list[Device]) -> str:
