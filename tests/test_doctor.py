@@ -111,11 +111,6 @@ def test_torchs_build(text: str, cuda: str | None, tmp_path: Path, monkeypatch: 
     assert doctor_probes.torch_cuda() == cuda
 
 
-def test_memory_is_the_machines() -> None:
-    total, available = doctor_probes.memory()
-    assert 0 < available <= total <= os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") * 1.01
-
-
 # --- what a study needs
 
 
@@ -230,6 +225,27 @@ def test_what_a_study_lacks_fails(tmp_path: Path) -> None:
         (project / "studies" / "own.yaml").read_text().replace("execution: {report_to: [wandb]}\n", "")
     )
     assert run("own", path=tmp_path, cwd=project).returncode == 0
+
+
+MIG = """case "$*" in
+*name,memory*) echo "NVIDIA A100, 40960, 40000, 580.65";;
+*mig.mode*) echo "0, GPU-aaaa1111, Enabled";;
+-L) echo "GPU 0: A100 (UUID: GPU-aaaa1111)"; echo "  MIG 3g.20gb Device 0: (UUID: MIG-bbbb)";;
+esac"""
+
+
+def test_a_study_that_needs_a_gpu_fails_without_a_usable_one(tmp_path: Path) -> None:
+    project = copy_project(tmp_path / "project")
+    (project / "studies" / "own.yaml").write_text("extends: toy\ndevice: cuda\n")
+    done = run("own", path=tmp_path / "bin", cwd=project)
+    assert done.returncode == 1
+    assert line(done.stdout, "GPUs").startswith("missing GPUs none: nvidia-smi is not on PATH")
+    assert "study 'own' cannot run here: " in done.stderr
+    assert "GPUs" in done.stderr
+    program(tmp_path / "bin", "nvidia-smi", MIG)
+    shown = line(run("own", path=tmp_path / "bin", cwd=project).stdout, "GPUs")
+    assert shown.startswith("missing GPUs 1: NVIDIA A100")
+    assert "split by MIG: set CUDA_VISIBLE_DEVICES to one of its instances: MIG-bbbb" in shown
 
 
 def test_a_study_that_needs_the_hub_fails_where_it_is_off(tmp_path: Path) -> None:

@@ -231,3 +231,11 @@ def test_what_programs_say_stays_on_its_line() -> None:
     assert "\x1b" not in shown.says
     assert "\u202e" not in shown.says
     assert len(doctor_lines.gpus(Found(nvidia_smi=Answer(1, "x" * 9000)), CPU).says) < 400
+
+
+def test_gpus_that_jobs_will_not_take() -> None:
+    why = "GPU 0 is split by MIG: set CUDA_VISIBLE_DEVICES to one of its instances: MIG-1, MIG-2"
+    shown = doctor_lines.gpus(Found(nvidia_smi=GPU, refused=why), CUDA)
+    assert (shown.state, shown.needed) == ("missing", True)
+    assert shown.says.endswith(f"; {why}")
+    assert doctor_lines.gpus(Found(nvidia_smi=GPU, refused=why, sinfo=Answer(0, "gpu")), CUDA).state == "warning"

@@ -7,8 +7,9 @@ import pytest
 import torch
 from peft import PeftModel
 from safetensors.torch import load_file, save_file
+from transformers import AutoModelForCausalLM, Qwen3Config, Qwen3ForCausalLM
 
-from deltageom import adapters, models
+from deltageom import adapters, memory, models
 from deltageom.errors import UserError
 from deltageom.schema import Base
 from tests import tiny_checkpoints
@@ -115,3 +116,47 @@ def test_an_adapter_of_another_shape_is_refused(
     save_file({name: torch.ones(5, 5) for name in tensors}, tmp_path / "adapter_model.safetensors")
     with pytest.raises(UserError, match="cannot load the adapter"):
         models.load_run(str(tiny_model), base_settings, "cpu", tmp_path)
+
+
+def test_layers_are_checked_before_weights_load(tiny_model: Path, base_settings: Base, tmp_path: Path) -> None:
+    """With no weights in the folder at all: a command that generates reads the tokenizer first."""
+    for file in tiny_model.iterdir():
+        if file.suffix != ".safetensors":
+            (tmp_path / file.name).write_bytes(file.read_bytes())
+    source = str(tmp_path)
+    wrong = base_settings.model_copy(update={"model": source, "layers": 3})
+    for read in (
+        lambda: models.load_tokenizer(source, wrong),
+        lambda: models.context_length(source, wrong),
+        lambda: models.load_model(source, wrong, "cpu"),
+        lambda: models.load_run(source, wrong, "cpu", None),
+    ):
+        with pytest.raises(UserError, match=r"base\.layers is 3, but .* has 2: set base\.layers: 2"):
+            read()
+    right = base_settings.model_copy(update={"model": source})
+    assert models.context_length(source, right) == 512
+    other = base_settings.model_copy(update={"model": "another", "layers": 3})
+    assert models.load_tokenizer(source, other)  # a generator's layers are nobody's business
+
+
+@pytest.mark.parametrize(("dtype", "size"), [("float32", 4), ("bfloat16", 2)])
+def test_weights_that_do_not_fit_are_refused_before_they_load(
+    tiny_model: Path, base_settings: Base, monkeypatch: pytest.MonkeyPatch, dtype: str, size: int
+) -> None:
+    base = base_settings.model_copy(update={"dtype": dtype})
+    exact = size * sum(tensor.numel() for tensor in load_file(tiny_model / "model.safetensors").values())
+    monkeypatch.setattr(memory, "machine_memory", lambda: (2.0**40, float(exact)))
+    models.load_model(str(tiny_model), base, "cpu")
+    monkeypatch.setattr(memory, "machine_memory", lambda: (2.0**40, float(exact - 1)))
+    monkeypatch.setattr(AutoModelForCausalLM, "from_pretrained", None)
+    with pytest.raises(UserError, match=rf"^loading {tiny_model}: takes at least .*\(weights .* change base\.model"):
+        models.load_model(str(tiny_model), base, "cpu")
+
+
+def test_weights_that_are_not_here_are_known_by_their_shape(base_settings: Base) -> None:
+    config = Qwen3Config(hidden_size=64, num_hidden_layers=2, num_attention_heads=4, vocab_size=100)
+    with torch.device("meta"):
+        model = Qwen3ForCausalLM(config)
+    norms = sum(p.numel() for name, p in model.named_parameters() if "norm" in name)
+    found = models._parameters("nobody/nothing", base_settings, config)
+    assert found == sum(p.numel() for p in model.parameters()) - norms

@@ -80,6 +80,23 @@ ONLY_SFT = (
             ["run 'sft'", "execution.processes 2 times micro_batch_size 16", "batch_size 16"],
         ),
         ("execution: {processes: 0}", ["execution.processes", "greater than or equal to 1"]),
+        ("execution: {jobs_per_gpu: 0}", ["execution.jobs_per_gpu", "greater than or equal to 1"]),
+        (
+            "device: cuda\nexecution: {jobs_per_gpu: 2, processes: 2}\ntraining: {micro_batch_size: 8}",
+            ["execution.jobs_per_gpu is 2, but a job takes 2 GPUs (execution.processes", "set jobs_per_gpu: 1"],
+        ),
+        (
+            "device: cuda\nexecution: {jobs_per_gpu: 2, tensor_parallel: 2}\nevaluation: {engine: vllm}",
+            ["execution.jobs_per_gpu is 2, but a job takes 2 GPUs"],
+        ),
+        (
+            "device: cuda\nexecution: {jobs_per_gpu: 3}\nrollouts: {engine: vllm}",
+            [
+                "execution.memory_share 0.9 of 3 vLLM engines",
+                "execution.jobs_per_gpu",
+                "set memory_share to 0.33 or less",
+            ],
+        ),
         ("execution: {report_to: [tensorbord]}", ["execution.report_to", "tensorboard"]),
         (
             "execution: {processes: 2}\ntraining: {micro_batch_size: 8}\n"
@@ -137,6 +154,10 @@ def test_sections_that_do_not_fit(root: Path, text: str, says: list[str]) -> Non
     [
         ONLY_SFT + "}\nrollouts: {samples: 1}",
         "execution: {processes: 2}\ntraining: {micro_batch_size: 8}",
+        "device: cuda\nexecution: {jobs_per_gpu: 3}",
+        "device: cuda\nexecution: {jobs_per_gpu: 2, memory_share: 0.5}\nevaluation: {engine: vllm}",
+        "execution: {jobs_per_gpu: 2, processes: 2}\ntraining: {micro_batch_size: 8}",  # of no weight on a CPU
+        "device: cuda\nexecution: {jobs_per_gpu: 2, tensor_parallel: 2}",  # no vLLM
         "reference: {benchmark: null}\ntraining: {kl_every: null}",
         "runs: {k: {method: kto}, full: {method: sft, adapter: none}}",
         "runs: {x: {method: dpo, match_norm: {run: sft, how: stop}}, "
@@ -145,3 +166,18 @@ def test_sections_that_do_not_fit(root: Path, text: str, says: list[str]) -> Non
 )
 def test_sections_that_fit(root: Path, text: str) -> None:
     load_study(write(root, "extends: toy\n" + text), root)
+
+
+@pytest.mark.parametrize(
+    ("text", "gpus"),
+    [
+        ("", 0),
+        ("device: cuda", 1),
+        ("device: cuda\nexecution: {processes: 2}\ntraining: {micro_batch_size: 8}", 2),
+        ("device: cuda\nexecution: {tensor_parallel: 4}", 1),
+        ("device: cuda\nexecution: {tensor_parallel: 4}\nevaluation: {engine: vllm}", 4),
+        ("device: cuda\nexecution: {tensor_parallel: 4}\nrollouts: {engine: vllm, file: a.jsonl}", 1),
+    ],
+)
+def test_gpus_of_the_largest_job(root: Path, text: str, gpus: int) -> None:
+    assert load_study(write(root, f"extends: toy\n{text}\n"), root).gpus() == gpus

@@ -13,7 +13,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from deltageom import doctor_lines, doctor_probes, plan, plan_costs, plan_inputs
+from deltageom import devices, doctor_lines, doctor_probes, memory, plan, plan_costs, plan_inputs
 from deltageom.doctor_facts import Found, Line, Needs
 from deltageom.doctor_probes import Answer, ask
 from deltageom.errors import UserError
@@ -62,8 +62,6 @@ def needs_of(name: str | None, root: Path = Path()) -> Needs:
         study = load_study({"study": name}, root)
     except UserError as error:
         return Needs(study=name, error=str(error))
-    engines = [study.evaluation.engine] + [study.rollouts.engine] * (study.rollouts.file is None)
-    parallel = study.execution.tensor_parallel if "vllm" in engines else 1
     disk, download = _disk(study)
     hub = list(_hub(study))
     cached = [one for one in hub if _is_cached(*one)]
@@ -71,8 +69,8 @@ def needs_of(name: str | None, root: Path = Path()) -> Needs:
         study=study.study,
         says=f"{len(study.runs)} runs, {len(study.benchmarks)} benchmarks, device {study.device}",
         device=study.device,
-        gpus=max(study.execution.processes, parallel) if study.device == "cuda" else 0,
-        vllm="vllm" in engines,
+        gpus=study.gpus(),
+        vllm=study.uses_vllm(),
         hub=[one for one in hub if one not in cached],
         hub_cached=len(cached),
         files=list(_files(study)),
@@ -116,6 +114,7 @@ def find(needs: Needs, root: Path = Path()) -> Found:
             programs=programs,
             nvidia_smi=gpu,
             visible=os.environ.get("CUDA_VISIBLE_DEVICES"),
+            refused=_refused(needs.gpus) if gpu and gpu.status == 0 else "",
             sinfo=sinfo.result() if sinfo else None,
             sacct=sacct.result() if sacct else None,
             asks_squeue=_asks_squeue(root / "workflow" / "profiles" / "slurm" / "config.yaml"),
@@ -125,10 +124,19 @@ def find(needs: Needs, root: Path = Path()) -> Found:
             cache=_short(cache),
             disks=[_free("results", root / "results"), _free("hub cache", cache)],
             cores=len(os.sched_getaffinity(0)),
-            memory=doctor_probes.memory(),
+            memory=memory.machine_memory(),
             absent=frozenset(_absent(needs)),
             vllm_environment=(root / ".venv-vllm" / "bin" / "snakemake").is_file(),
         )
+
+
+def _refused(gpus: int) -> str:
+    """Why jobs will not take so many GPUs here, if that is so."""
+    try:
+        devices.check(gpus)
+    except UserError as error:
+        return str(error)
+    return ""
 
 
 def _lock() -> str:

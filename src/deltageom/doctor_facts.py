@@ -58,6 +58,7 @@ class Found:
     programs: frozenset[str] = frozenset()  # on PATH: nvidia-smi, sbatch, squeue, sinfo, sacct, conda, mamba
     nvidia_smi: Answer | None = None
     visible: str | None = None  # CUDA_VISIBLE_DEVICES
+    refused: str = ""  # why jobs will not take the GPUs that the study needs
     sinfo: Answer | None = None
     sacct: Answer | None = None
     asks_squeue: bool = False  # profiles/slurm, which then needs no accounting database

@@ -134,6 +134,8 @@ def gpus(found: Found, needs: Needs) -> Line:
     if number < wanted:
         keys = "execution.processes and execution.tensor_parallel"
         return Line("GPUs", lacking, f"{says}; a job takes {wanted}", f"lower {keys}", not elsewhere)
+    if found.refused:
+        return Line("GPUs", lacking, f"{says}; {plain(found.refused, LONGEST)}", "", not elsewhere)
     return Line("GPUs", "ok", says)
 
 

@@ -1,4 +1,4 @@
-"""What a machine says of itself: outside programs with a time limit, installed versions, memory. Nothing is imported
+"""What a machine says of itself: outside programs with a time limit, installed versions. Nothing is imported
 that takes a second, and nothing raises.
 """
 
@@ -86,23 +86,6 @@ def torch_cuda() -> str | None:
 
 def importable(module: str) -> bool:
     return importlib.util.find_spec(module) is not None
-
-
-def memory() -> tuple[float, float]:
-    """Bytes in all and available, of the machine or of this process's control group, the lesser; 0 if unknown."""
-    try:
-        text = Path("/proc/meminfo").read_text(encoding="ascii")
-    except OSError:
-        return 0.0, 0.0
-    found = {key: float(value) * 1024 for key, value in re.findall(r"^(\w+): +(\d+) kB", text, flags=re.MULTILINE)}
-    total, available = found.get("MemTotal", 0.0), found.get("MemAvailable", 0.0)
-    group = Path("/sys/fs/cgroup")
-    try:
-        limit = float((group / "memory.max").read_text(encoding="ascii"))
-        used = float((group / "memory.current").read_text(encoding="ascii"))
-    except (OSError, ValueError):  # no control groups of version 2, or "max"
-        return total, available
-    return min(total, limit), min(available, max(0.0, limit - used))
 
 
 def existing(path: Path) -> Path:

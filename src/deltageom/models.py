@@ -2,6 +2,8 @@
 
 import hashlib
 import json
+import math
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -10,9 +12,10 @@ from peft import PeftModel
 from safetensors import SafetensorError
 from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, GenerationConfig
 
-from deltageom import adapters
+from deltageom import adapters, cuda, memory, model_files
 from deltageom.errors import UserError
 from deltageom.schema import Base, Device, Prompt
+from deltageom.tensors import ModelTensors
 
 # A PreTrainedModel, PEFT-wrapped or not, and a Tokenizer: transformers types neither for such use.
 Model = Any
@@ -44,9 +47,7 @@ def load_run(base_path: str, base: Base, device: Device, folder: Path | None) ->
 
 def check_layers(model: Model, base: Base) -> None:
     """The study names the layers before there is a model. Raises UserError if it named others than there are."""
-    layers = model.config.get_text_config().num_hidden_layers
-    if layers != base.layers:
-        raise UserError(f"base.layers is {base.layers}, but {base.model} has {layers} layers: correct the study")
+    model_files.check_layers(base, model.config.get_text_config().num_hidden_layers)
 
 
 def autocast(model: Model) -> torch.autocast:
@@ -69,7 +70,11 @@ def load_adapter(model: Model, folder: Path, name: str = "default") -> Model:
 
 
 def load_tokenizer(source: str, base: Base) -> Tokenizer:
-    """The tokenizer at `source`. Raises UserError if it has no chat template or no end-of-sequence token."""
+    """The tokenizer at `source`. Raises UserError if it has no chat template or no end-of-sequence token, and for the
+    base if it has other layers than the study says: commands ask before they generate.
+    """
+    if source == base.model:
+        _configuration(source, base)
     tokenizer: Tokenizer = _from_pretrained(AutoTokenizer, source, base)
     if tokenizer.chat_template is None:
         raise UserError(f"the tokenizer of {source} has no chat template: prompts cannot be built without one")
@@ -97,7 +102,7 @@ def load_generation_config(source: str, base: Base) -> Any:
 
 def context_length(source: str, base: Base) -> int:
     """Tokens that the model's positions reach. Raises UserError if its configuration cannot be loaded."""
-    config = _from_pretrained(AutoConfig, source, base)
+    config = _configuration(source, base)
     return int(config.get_text_config().max_position_embeddings)
 
 
@@ -136,7 +141,7 @@ def _load_checkpoint(base_path: str, base: Base, device: Device, folder: Path) -
         str(folder),
         base,
         device,
-        config=_from_pretrained(AutoConfig, base_path, base),
+        config=_configuration(base_path, base),
         output_loading_info=True,
         ignore_mismatched_sizes=True,  # transformers would leave such tensors random: they are named below instead
     )
@@ -151,17 +156,42 @@ def _load_checkpoint(base_path: str, base: Base, device: Device, folder: Path) -
     return model.to(device).eval()
 
 
-def _causal_lm(source: str, base: Base, device: Device, **options: Any) -> Any:
-    if device == "cuda" and not torch.cuda.is_available():
-        raise UserError("device is cuda, but no CUDA GPU is visible here: set `device: cpu` or run on a GPU node")
+def _causal_lm(source: str, base: Base, device: Device, config: Any = None, **options: Any) -> Any:
+    cuda.check_device(device)
+    config = config or _configuration(source, base)
+    weights = memory.dtype_bytes(base.dtype) * _parameters(source, base, config)
+    keys = "base.model, or base.dtype if it is float32; or lower execution.jobs_per_gpu"
+    memory.check({"weights": weights}, *memory.free_memory(device), f"loading {source}", keys)
     return _from_pretrained(
         AutoModelForCausalLM,
         source,
         base,
+        config=config,
         dtype=getattr(torch, base.dtype),
         attn_implementation=base.attention,
         **options,
     )
+
+
+def _configuration(source: str, base: Base) -> Any:
+    """The model's. Raises UserError if it cannot be loaded, or is the base's and has other layers than the study."""
+    config = _from_pretrained(AutoConfig, source, base)
+    if source == base.model:
+        model_files.check_layers(base, getattr(config.get_text_config(), "num_hidden_layers", None))
+    return config
+
+
+def _parameters(source: str, base: Base, config: Any) -> int:
+    """Numbers in a model's weights, by its files where they are on this machine, else by its shape; 0 if unknown."""
+    folder = model_files.folder(source, base.revision)
+    if folder:
+        with suppress(UserError):  # a damaged file is the loader's to explain
+            stored = ModelTensors(folder)
+            tied = getattr(config.get_text_config(), "tie_word_embeddings", False)
+            names = (name for name in stored.names if not (tied and name == "lm_head.weight"))
+            return sum(math.prod(stored.shape(name)) for name in names)
+    sizes = memory.sizes(config)
+    return sizes.parameters() if sizes else 0
 
 
 def _from_pretrained(factory: Any, source: str, base: Base, **options: Any) -> Any:

@@ -87,13 +87,38 @@ class Study(Section):
         self._ranks_are_enough()
         self._targets_are_the_same()
         self._norms_can_be_matched()
+        self._gpus_can_be_shared()
         if self.base.model != EMBEDDED:
             self._needs_no_embedded_world()
         return self
 
+    def gpus(self) -> int:
+        """GPUs that the largest job takes; none on the CPU."""
+        if self.device == "cpu":
+            return 0
+        return max(self.execution.processes, self.execution.tensor_parallel if self.uses_vllm() else 1)
+
+    def uses_vllm(self) -> bool:
+        return self.evaluation.engine == "vllm" or (self.rollouts.file is None and self.rollouts.engine == "vllm")
+
     def modules(self) -> list[str]:
         """The modules whose deltas are compared: the same in every run."""
         return next(iter(self.runs.values())).training.lora.targets(self.base)
+
+    def _gpus_can_be_shared(self) -> None:
+        sharers, share = self.execution.jobs_per_gpu, self.execution.memory_share
+        if self.device == "cpu" or sharers == 1:
+            return
+        if self.gpus() > 1:
+            raise ValueError(
+                f"execution.jobs_per_gpu is {sharers}, but a job takes {self.gpus()} GPUs (execution.processes, "
+                "execution.tensor_parallel): only jobs of one GPU share it: set jobs_per_gpu: 1"
+            )
+        if self.uses_vllm() and share * sharers > 1:
+            raise ValueError(
+                f"execution.memory_share {share} of {sharers} vLLM engines is more than the GPU that "
+                f"execution.jobs_per_gpu lets them share: set memory_share to {int(100 / sharers) / 100} or less"
+            )
 
     def _methods_have_what_they_need(self) -> None:
         for name, run in self.runs.items():

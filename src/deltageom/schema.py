@@ -250,6 +250,7 @@ class Execution(Section):
     """How jobs run, not what they compute: a change reruns nothing."""
 
     processes: Count
+    jobs_per_gpu: Count
     checkpoint_every: Count | None
     shard_size: Count
     tensor_parallel: Count

@@ -13,11 +13,11 @@ from typing import Any
 import yaml
 from pydantic import BaseModel, ValidationError
 
-from deltageom import grid
+from deltageom import grid, model_files
 from deltageom.errors import UserError
 from deltageom.methods import interface as methods
 from deltageom.resolved import Study
-from deltageom.schema import NAME, Training
+from deltageom.schema import EMBEDDED, NAME, Training
 
 Tree = dict[str, Any]
 
@@ -30,18 +30,21 @@ class Layer:
     tree: Tree
 
 
-def load_study(
-    config: Mapping[str, Any] | None = None, root: Path = Path(), overrides: Sequence[Layer] = ()
-) -> Study:
+def load_study(config: Mapping[str, Any] | None = None, root: Path = Path(), overrides: Sequence[Layer] = ()) -> Study:
     """The resolved study of the project folder `root`.
 
     `config` and then `overrides` stand above the study, the last one on top: what they say counts, also where it
-    equals a default. Raises UserError naming file or option, key and fix.
+    equals a default. Raises UserError naming file or option, key and fix; also where base.layers is not what the base
+    has, as far as its config.json is on this machine.
     """
     defaults = Layer("config.yaml", read_yaml(root / "config.yaml"))
     above = [Layer("--config", dict(config or {})), *overrides]
     name = next((layer.tree["study"] for layer in [*reversed(above), defaults] if "study" in layer.tree), None)
-    return _resolve(name, [defaults, *_inherited(name, root), *above])
+    study = _resolve(name, [defaults, *_inherited(name, root), *above])
+    base = study.base
+    config = {} if base.model == EMBEDDED else model_files.config(base.model, base.revision, root)
+    model_files.check_layers(base, study.embedded.layers if base.model == EMBEDDED else model_files.layers(config))
+    return study
 
 
 def told(files: Iterable[Path], arguments: Iterable[str]) -> list[Layer]:

@@ -6,6 +6,7 @@ from pathlib import Path
 
 from snakemake.exceptions import WorkflowError
 
+from deltageom import devices
 from deltageom import problems as problem_sets
 from deltageom.code import import_closure
 from deltageom.errors import UserError
@@ -34,12 +35,45 @@ try:
             raise UserError(f"rollouts.file: {STUDY.rollouts.file}: no such file")
 except UserError as error:
     raise WorkflowError(f"study {config.get('study')!r} cannot run:\n{error}")
+# the environment, not an argument: how many share a GPU is no part of a job's command
+os.environ[devices.JOBS_PER_GPU] = str(STUDY.execution.jobs_per_gpu)
+
+
+def check_gpus(local):
+    """Raises UserError where `--resources gpu`, or this machine if jobs run on it, has too few for the largest job."""
+    allowed = workflow.global_resources.get("gpu")
+    if allowed is not None and allowed.value < STUDY.gpus():
+        raise UserError(
+            f"--resources gpu={allowed.value}: a job takes {STUDY.gpus()} GPUs, and Snakemake would give it fewer:"
+            " raise gpu, or lower execution.processes and execution.tensor_parallel"
+        )
+    if local:
+        devices.check(STUDY.gpus())
+
+
+# Snakemake chooses the executor only after this file; a remote one has default resources before that.
+if workflow.is_main_process and workflow.output_settings.dryrun:
+    try:
+        check_gpus(local=workflow.resource_settings.default_resources is None)
+    except UserError as error:
+        print(f"warning: the study cannot run here: {error}", file=sys.stderr)
+
+
+onstart:
+    if workflow.is_main_process and not workflow.touch:
+        try:
+            if any(job.resources.get("gpu") for job in workflow.dag.needrun_jobs()):
+                check_gpus(workflow.local_exec)
+        except UserError as error:
+            raise WorkflowError(f"study {STUDY.study!r} cannot run here: {error}")
+
 
 # Without how jobs run, which is nothing that the summary speaks of.
 COMPARED = STUDY.model_copy(
     update={
         "execution": Execution(
             processes=1,
+            jobs_per_gpu=1,
             checkpoint_every=None,
             report_to=[],
             shard_size=1,
