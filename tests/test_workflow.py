@@ -4,6 +4,7 @@ import json
 import os
 import re
 import shutil
+import subprocess
 from collections import Counter
 from pathlib import Path
 from typing import Any
@@ -13,7 +14,7 @@ import pytest
 import yaml
 
 from deltageom.records import read_jsonl
-from tests.conftest import ROOT, SMOKE, planned, snakemake
+from tests.conftest import BIN, ROOT, SMOKE, environment, planned, snakemake
 
 RUNS = ["dpo", "dpo_as_long", "offline_grpo", "rft", "rift", "sft", "whole"]
 
@@ -255,3 +256,92 @@ def test_real_data(finished: Path, tmp_path: Path) -> None:
     accuracy = pd.read_csv(project / "results" / "real" / "tables" / "accuracy.csv")
     assert set(accuracy["benchmark"]) == {"gsm8k", "aime26"}
     assert set(accuracy["n"]) == {12}
+
+
+def gpus_here(project: Path, uuids: str) -> dict[str, str]:
+    """An environment in which nvidia-smi names these GPUs, a line each; without a line there is no nvidia-smi."""
+    programs = project.parent / "programs"
+    programs.mkdir(exist_ok=True)
+    (programs / "nvidia-smi").unlink(missing_ok=True)
+    if uuids:
+        (programs / "nvidia-smi").write_text(f"#!/bin/sh\nprintf '{uuids}'\n")
+        (programs / "nvidia-smi").chmod(0o755)
+    kept = {name: value for name, value in environment(project).items() if not name.startswith(("CUDA_", "SLURM_"))}
+    return kept | {"PATH": f"{programs}:/usr/bin:/bin", "DELTAGEOM_GPU_LOCKS": str(project.parent / "locks")}
+
+
+def snakemake_on(uuids: str, project: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
+    command = [BIN / "snakemake", "--config", "study=mine", *arguments]
+    return subprocess.run(
+        command, cwd=project, env=gpus_here(project, uuids), capture_output=True, text=True, timeout=300, check=False
+    )
+
+
+NO_GPU = "cannot run here: no GPU: nvidia-smi is not on PATH: set `device: cpu` or run on a machine with GPUs"
+TWO = "execution: {processes: 2}\ntraining: {micro_batch_size: 4}\n"
+
+
+@pytest.mark.parametrize(
+    ("text", "uuids", "arguments", "says"),
+    [
+        ("", "", [], f"study 'mine' {NO_GPU}"),
+        (TWO, "0, GPU-aaaa1111\\n", ["--resources", "gpu=2"], "a job takes 2 GPUs: only 1 here (0)"),
+        (TWO, "0, GPU-aaaa1111\\n1, GPU-bbbb2222\\n", [], "--resources gpu=1: a job takes 2 GPUs"),
+    ],
+)
+def test_a_machine_without_the_gpus_stops_before_any_job(
+    project: Path, text: str, uuids: str, arguments: list[str], says: str
+) -> None:
+    (project / "studies" / "mine.yaml").write_text(f"extends: toy\ndevice: cuda\n{text}")
+    done = snakemake_on(uuids, project, "--cores", "2", *arguments)
+    output = done.stdout + done.stderr
+    assert done.returncode != 0
+    assert says in output
+    assert "Traceback" not in output
+    assert not (project / "results" / "mine" / "problems").exists()
+
+
+def test_a_study_for_a_gpu_can_be_planned_without_one(project: Path) -> None:
+    """One line on standard error, from a dry run and from `deltageom study`; nothing for a cluster, nor on the CPU."""
+    (project / "studies" / "mine.yaml").write_text("extends: toy\ndevice: cuda\n")
+    warning = f"warning: the study {NO_GPU}"
+    done = snakemake_on("", project, "--dry-run")
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert done.stderr.splitlines().count(warning) == 1
+    assert "rule pretrain" in done.stdout
+    command = [BIN / "deltageom", "study", "mine"]
+    shown = subprocess.run(
+        command, cwd=project, env=gpus_here(project, ""), capture_output=True, text=True, check=False
+    )
+    assert (shown.returncode, shown.stderr) == (0, f"{warning}\n")
+    assert yaml.safe_load(shown.stdout)["device"] == "cuda"
+    assert "warning" not in snakemake_on("", project, "--dry-run", "--profile", "profiles/slurm").stderr
+    assert "warning" not in snakemake_on("0, GPU-aaaa1111\\n", project, "--dry-run").stderr
+    (project / "studies" / "mine.yaml").write_text("extends: toy\n")
+    assert "warning" not in snakemake_on("", project, "--dry-run").stderr
+
+
+def test_what_needs_no_gpu_is_done_where_there_is_none(project: Path) -> None:
+    (project / "studies" / "mine.yaml").write_text("extends: toy\ndevice: cuda\n")
+    done = snakemake_on("", project, "--cores", "2", "--", "results/mine/problems/easy.jsonl")
+    assert done.returncode == 0, done.stdout + done.stderr
+
+
+def test_jobs_are_told_how_many_share_a_gpu(project: Path) -> None:
+    """By the environment, for it is no reason to do a job again: the first job's own command says what it got."""
+    (project / "studies" / "mine.yaml").write_text("extends: toy\ndevice: cuda\nexecution: {jobs_per_gpu: 3}\n")
+    (project / "Snakefile").write_text(
+        (project / "Snakefile").read_text()
+        + "\nrule told:\n    output: 'told'\n    shell: 'echo $DELTAGEOM_JOBS_PER_GPU"
+        " > {output}'\n"
+    )
+    done = snakemake_on("0, GPU-aaaa1111\\n", project, "--cores", "1", "--", "told")
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert (project / "told").read_text() == "3\n"
+
+
+def test_layers_that_the_base_does_not_have_stop_before_any_job(project: Path) -> None:
+    (project / "studies" / "mine.yaml").write_text("extends: toy\nbase: {layers: 6}\n")
+    done = snakemake(project, "--dry-run", "--config", "study=mine")
+    assert done.returncode != 0
+    assert "base.layers is 6, but embedded.layers is 4: set base.layers: 4" in done.stdout + done.stderr
