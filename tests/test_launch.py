@@ -10,7 +10,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from deltageom import launch, models, provenance, training
+from deltageom import launch, memory, models, provenance, training
 from deltageom.errors import UserError
 from deltageom.schema import Base
 from tests.test_checkpoints import command, environment
@@ -82,6 +82,8 @@ def test_each_process_computes_on_its_own_gpu(
     processes: int, visible: int, says: str | None, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     chosen: list[int] = []
+    monkeypatch.setattr(launch.cuda, "check_driver", lambda: None)
+    monkeypatch.setattr(launch.cuda, "check_device", lambda _: None)
     monkeypatch.setattr(torch.cuda, "device_count", lambda: visible)
     monkeypatch.setattr(torch.cuda, "set_device", chosen.append)
     monkeypatch.setenv("LOCAL_RANK", str(processes - 1))
@@ -107,6 +109,7 @@ def test_the_gpu_is_chosen_before_anything_is_loaded(
         raise UserError("far enough")
 
     monkeypatch.setattr(models, "load_model", load)
+    monkeypatch.setattr(memory, "free_memory", lambda _: (2**40, 2**40))
     with pytest.raises(UserError, match="far enough"):
         training.train(run.model_copy(update={"device": "cuda"}), given, training.Execution())
     assert done == ["chosen", "loaded"]
@@ -124,3 +127,30 @@ def test_processes_say_what_they_used_of_their_gpus(monkeypatch: pytest.MonkeyPa
     record = provenance.Stopwatch().record("train", {}, ["cli.train"])
     assert record["machine"]["device"] == "2 x H100"
     assert record["peak_gpu_memory_mib"] == 1001.0
+
+
+@pytest.mark.parametrize(("method", "sequences"), [("sft", 4), ("dpo", 8)])
+def test_a_run_that_cannot_fit_is_refused_before_it_is_loaded(
+    method: str,
+    sequences: int,
+    tiny_model: Path,
+    base_settings: Base,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """A pair is two sequences; `memory.py` has its own tests of the bytes."""
+    run = settings(base_settings, method)
+    given = paths(run, rollouts(), tiny_model, tmp_path)
+    asked: list[int] = []
+
+    def parts(_: object, __: object, ___: object, rows: int, tokens: int) -> dict[str, int]:
+        asked.append(rows)
+        return {"activations": tokens * 2**30}
+
+    monkeypatch.setattr(launch, "choose_device", lambda _: None)
+    monkeypatch.setattr(memory, "free_memory", lambda _: (2**30, 80 * 2**30))
+    monkeypatch.setattr(memory, "training_parts", parts)
+    monkeypatch.setattr(models, "load_model", lambda *_: pytest.fail("loaded"))
+    with pytest.raises(UserError, match=r"^run 'tried': takes at least .* change training.micro_batch_size"):
+        training.train(run.model_copy(update={"device": "cuda"}), given, training.Execution())
+    assert asked == [sequences]

@@ -12,7 +12,7 @@ import torch
 from accelerate.utils import PrepareForLaunch, patch_environment
 from torch.multiprocessing.spawn import ProcessRaisedException, start_processes
 
-from deltageom import provenance
+from deltageom import cuda, provenance
 from deltageom.errors import UserError
 
 RAISED = "deltageom.errors.UserError: "
@@ -43,11 +43,14 @@ def launch(function: Callable[..., None], arguments: tuple[Any, ...], processes:
 
 
 def choose_device(processes: int) -> None:
-    """Makes this process's own GPU the current one, before anything is loaded. Raises UserError for a wrong number.
+    """Makes this process's own GPU the current one, before anything is loaded.
+
+    Raises UserError for a wrong number of GPUs, and for one that cannot be used.
 
     Where one process sees several GPUs, transformers would split each micro batch over all of them (DataParallel),
     which changes losses that are sums over the global batch.
     """
+    cuda.check_driver()
     here = torch.cuda.device_count()
     if processes == 1 and here > 1:
         raise UserError(
@@ -60,6 +63,7 @@ def choose_device(processes: int) -> None:
             "execution.processes"
         )
     torch.cuda.set_device(int(os.environ.get("LOCAL_RANK", "0")))
+    cuda.check_device("cuda")
 
 
 def _reporting(function: Callable[..., None], folder: Path, *arguments: Any) -> None:

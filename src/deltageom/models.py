@@ -74,7 +74,7 @@ def load_tokenizer(source: str, base: Base) -> Tokenizer:
     base if it has other layers than the study says: commands ask before they generate.
     """
     if source == base.model:
-        _configuration(source, base)
+        load_configuration(source, base)
     tokenizer: Tokenizer = _from_pretrained(AutoTokenizer, source, base)
     if tokenizer.chat_template is None:
         raise UserError(f"the tokenizer of {source} has no chat template: prompts cannot be built without one")
@@ -102,7 +102,7 @@ def load_generation_config(source: str, base: Base) -> Any:
 
 def context_length(source: str, base: Base) -> int:
     """Tokens that the model's positions reach. Raises UserError if its configuration cannot be loaded."""
-    config = _configuration(source, base)
+    config = load_configuration(source, base)
     return int(config.get_text_config().max_position_embeddings)
 
 
@@ -141,7 +141,7 @@ def _load_checkpoint(base_path: str, base: Base, device: Device, folder: Path) -
         str(folder),
         base,
         device,
-        config=_configuration(base_path, base),
+        config=load_configuration(base_path, base),
         output_loading_info=True,
         ignore_mismatched_sizes=True,  # transformers would leave such tensors random: they are named below instead
     )
@@ -158,7 +158,7 @@ def _load_checkpoint(base_path: str, base: Base, device: Device, folder: Path) -
 
 def _causal_lm(source: str, base: Base, device: Device, config: Any = None, **options: Any) -> Any:
     cuda.check_device(device)
-    config = config or _configuration(source, base)
+    config = config or load_configuration(source, base)
     weights = memory.dtype_bytes(base.dtype) * _parameters(source, base, config)
     keys = "base.model, or base.dtype if it is float32; or lower execution.jobs_per_gpu"
     memory.check({"weights": weights}, *memory.free_memory(device), f"loading {source}", keys)
@@ -173,7 +173,7 @@ def _causal_lm(source: str, base: Base, device: Device, config: Any = None, **op
     )
 
 
-def _configuration(source: str, base: Base) -> Any:
+def load_configuration(source: str, base: Base) -> Any:
     """The model's. Raises UserError if it cannot be loaded, or is the base's and has other layers than the study."""
     config = _from_pretrained(AutoConfig, source, base)
     if source == base.model:

@@ -17,7 +17,7 @@ from trl.trainer.dpo_config import DPOConfig
 from trl.trainer.kto_config import KTOConfig
 from trl.trainer.sft_config import SFTConfig
 
-from deltageom import adapters, checkpoints, launch, lora, models, rows
+from deltageom import adapters, checkpoints, launch, lora, memory, models, rows
 from deltageom.errors import UserError
 from deltageom.geometry import factored
 from deltageom.jobs import TrainSettings
@@ -33,6 +33,8 @@ AVAILABLE = {
     "trackio": integrations.is_trackio_available,
 }
 AnyTrainer = LikelihoodTrainer | PreferenceTrainer | UnpairedTrainer
+PAIRED = ("preference", "pairwise")  # families whose rows are two sequences
+MEMORY_KEYS = "training.micro_batch_size, training.gradient_checkpointing, training.max_length or base.dtype"
 CHECKPOINT_FILES = (adapters.MODEL_CONFIG, "generation_config.json", adapters.MODEL_WEIGHTS)
 # transformers' and TRL's names, and ours, of the numbers that metrics.parquet has of a step; other names are kept
 RENAMED = {
@@ -89,6 +91,8 @@ def train(settings: TrainSettings, paths: Paths, execution: Execution) -> None:
     options = method.Options.model_validate(settings.options)
     tokenizer = models.load_tokenizer(paths.base, settings.base)
     dataset, counts = rows.prepare(settings, method, options, tokenizer, paths.rollouts, paths.reference)
+    if settings.device == "cuda":
+        _check_memory(settings, method, dataset, paths)
     trainer = build_trainer(settings, method, options, tokenizer, dataset, paths, execution)
     inputs = {name: getattr(paths, name) for name in ("rollouts", "reference", "held_out", "match")}
     identity = checkpoints.identity(
@@ -100,7 +104,8 @@ def train(settings: TrainSettings, paths: Paths, execution: Execution) -> None:
         print(f"going on from {resumed.name}", flush=True)
     norm, kl = _watch(trainer, settings, paths, execution)
     try:
-        trainer.train(resume_from_checkpoint=str(resumed) if resumed else None)
+        with memory.out_of_memory(f"run {settings.run!r}", MEMORY_KEYS):
+            trainer.train(resume_from_checkpoint=str(resumed) if resumed else None)
         counts |= _ending(trainer, settings, norm) | {"kl_to_base": kl.estimate() if kl else None}
     except UserError:
         # what cannot be trained cannot be continued; the correction is another training
@@ -148,6 +153,21 @@ def build_trainer(
         lora.keep_input_dtype(trainer.model)
         lora.initialise(trainer.model, settings.training.lora.init_seed)
     return trainer
+
+
+def _check_memory(settings: TrainSettings, method: ModuleType, dataset: Dataset, paths: Paths) -> None:
+    """Raises UserError, before the model is loaded, if what the run takes at least is more than the GPU has free.
+
+    The widest micro batch has the longest row, which is sure to be drawn where the run sees every row.
+    """
+    training = settings.training
+    lengths = dataset["length"][:]
+    seen = (training.report_step or training.steps) * training.batch_size >= len(lengths)
+    tokens = max(lengths) if seen else min(lengths)
+    rows_at_once = training.micro_batch_size * (2 if method.FAMILY in PAIRED else 1)
+    config = models.load_configuration(paths.base, settings.base)
+    parts = memory.training_parts(config, training, settings.base, rows_at_once, tokens)
+    memory.check(parts, *memory.free_memory(settings.device), f"run {settings.run!r}", MEMORY_KEYS)
 
 
 def _of_family(

@@ -1,6 +1,7 @@
 """Train one run: a LoRA adapter, or the whole model, on the rollouts by one method."""
 
 import argparse
+import os
 from pathlib import Path
 
 from deltageom.arguments import add_model, add_settings, parse_settings
@@ -21,6 +22,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(arguments: argparse.Namespace) -> list[str]:
+    # rows of many lengths would fragment fixed segments; before torch is imported, and unless the user has said it
+    if "PYTORCH_CUDA_ALLOC_CONF" not in os.environ:
+        os.environ.setdefault("PYTORCH_ALLOC_CONF", "expandable_segments:True")
+
     from deltageom import jobs, launch, training
 
     settings = parse_settings(jobs.TrainSettings, arguments.settings)

@@ -7,8 +7,10 @@ import torch
 from transformers import GenerationConfig, LogitsProcessor, LogitsProcessorList
 from transformers.generation.logits_process import TemperatureLogitsWarper, TopKLogitsWarper, TopPLogitsWarper
 
-from deltageom import models
+from deltageom import memory, models
 from deltageom.engines import Completion, Request, Sampling, Setup, sequences_at_once
+
+MEMORY_KEYS = "transformers.batch_tokens, batch_size or max_tokens"
 
 
 def load(setup: Setup) -> "TransformersEngine":
@@ -30,10 +32,26 @@ class TransformersEngine:
         self.batch_size, self.batch_tokens = batch_size, batch_tokens
 
     def generate(self, requests: Sequence[Request], sampling: Sampling) -> Iterator[tuple[int, Completion]]:
+        if not requests:
+            return
         size = sequences_at_once(self.batch_size, self.batch_tokens, requests, sampling)
+        self._check_memory(size, requests, sampling)
         for start in range(0, len(requests), size):
             batch = requests[start : start + size]
-            yield from enumerate(self._batch(batch, sampling), start)
+            with memory.out_of_memory(f"a batch of {len(batch)} sequences", MEMORY_KEYS):
+                completions = self._batch(batch, sampling)
+            yield from enumerate(completions, start)
+
+    def _check_memory(self, size: int, requests: Sequence[Request], sampling: Sampling) -> None:
+        """Raises UserError, before the first batch, if the key-value cache of the largest one cannot fit.
+
+        The longest `size` prompts bound that batch from below; each sequence may get all its tokens.
+        """
+        longest = sorted(len(request.prompt) for request in requests)[-size:]
+        tokens = len(longest) * (longest[0] + sampling.max_tokens)
+        cache = tokens * memory.cache_bytes_per_token(self.model.config, self.model.dtype)
+        free, total = memory.free_memory(self.model.device.type)
+        memory.check({"key-value cache": cache}, free, total, f"batches of {size} sequences", MEMORY_KEYS)
 
     @torch.inference_mode()
     def _batch(self, requests: Sequence[Request], sampling: Sampling) -> list[Completion]:
