@@ -18,7 +18,7 @@ def deltageom(*arguments: str | Path, cwd: Path = ROOT) -> subprocess.CompletedP
 
 def problem_settings(**dataset: object) -> str:
     config = yaml.safe_load((ROOT / "config.yaml").read_text())
-    return json.dumps({"dataset": config["dataset"] | dataset, "seed": 0})
+    return json.dumps({"dataset": config["dataset"] | dataset, "seed": 0, "world": config["embedded"]["world"]})
 
 
 def test_help_names_every_command_with_a_line() -> None:

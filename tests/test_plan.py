@@ -140,7 +140,7 @@ def test_epochs_and_tokens_of_a_run() -> None:
 
 
 def test_training_by_hand() -> None:
-    shape = plan_inputs.from_config(plan_inputs.EMBEDDED_MODEL, "")
+    shape = plan_inputs.embedded_shape(study().embedded, stored=4)
     assert shape.parameters == 4 * (2 * 128 * 128 + 2 * 64 * 128 + 3 * 128 * 256) + 512 * 128
     config = {"training": {"kl_every": None}, "runs": {"kto": {"method": "kto"}}}
     found = made(config)
@@ -191,7 +191,7 @@ def test_disk_of_runs() -> None:
     assert stage(made({"execution": {"checkpoint_every": None}}), "train").scratch == 0
     assert stage(made({"execution": {"checkpoint_every": 65}}), "train").scratch == 0  # after the last step
     whole = made({"runs": {"all": {"method": "sft", "adapter": "none"}}})
-    parameters = plan_inputs.from_config(plan_inputs.EMBEDDED_MODEL, "").parameters
+    parameters = plan_inputs.embedded_shape(study().embedded, stored=4).parameters
     assert 4 * parameters < stage(whole, "train_whole").disk < 4 * parameters + 20_000
     assert stage(whole, "train_whole").scratch == 2 * 3 * 4 * parameters
     assert stage(whole, "hidden_states").disk == 9 * 4 * 4 * 100 * 128  # runs, bytes, layers, prompts, width

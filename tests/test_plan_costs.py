@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from deltageom import plan_costs, plan_inputs
-from deltageom.embedded import pretraining, tokenizer
+from deltageom.embedded import pretraining
 from deltageom.plan_assumptions import GPUS, Assumptions
 from deltageom.plan_costs import Device, Sampling
 from tests.planning import QWEN3_4B, QWEN3_30B_A3B, close, study
@@ -166,13 +166,16 @@ def test_the_embedded_model_is_the_one_that_is_trained() -> None:
         eos_token_id = pad_token_id = 1
 
         def __len__(self) -> int:
-            return tokenizer.VOCABULARY
+            return sizes.vocabulary
 
-    config = pretraining._configuration(Words()).to_dict()
-    assert {key: config[key] for key in plan_inputs.EMBEDDED_MODEL if key != "dtype"} == {
-        key: value for key, value in plan_inputs.EMBEDDED_MODEL.items() if key != "dtype"
-    }
-    assert str(config["dtype"]).endswith("float32")
+    own = {"hidden": 24, "layers": 3, "heads": 6, "kv_heads": 3, "head_dim": 8, "intermediate": 40, "vocabulary": 300}
+    sizes = study(embedded=own, base={"layers": 3}).embedded
+    config = pretraining.configuration(sizes, Words()).to_dict()
+    expected = plan_inputs.from_config(config, "the embedded model")
+    assert plan_inputs.embedded_shape(sizes, stored=4) == expected
+    assert (expected.hidden, expected.layers, expected.cache, expected.stored) == (24, 3, 2 * 3 * 3 * 8, 4)
+    assert expected.modules["mlp.down_proj"] == (24, 40)
+    assert plan_inputs.embedded_shape(sizes, stored=2).stored == 2
 
 
 @pytest.mark.parametrize(

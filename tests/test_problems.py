@@ -184,7 +184,8 @@ def test_every_documented_set_is_tested() -> None:
 
 
 def test_a_hub_id_that_cannot_be_had_is_one_line_that_says_what_would_do(tmp_path: Path) -> None:
-    settings = {"dataset": CONFIG["dataset"] | {"source": "hub", "path": "nobody/no-such-set"}, "seed": 0}
+    hub = CONFIG["dataset"] | {"source": "hub", "path": "nobody/no-such-set"}
+    settings = {"dataset": hub, "seed": 0, "world": CONFIG["embedded"]["world"]}
     done = subprocess.run(
         [BIN / "deltageom", "problems", "--settings", json.dumps(settings), "--output", tmp_path / "out.jsonl"],
         env=os.environ | {"HF_HUB_OFFLINE": "1"},

@@ -1,14 +1,29 @@
 """The world's laws, checked on its text alone: splits, sums, failures, determinism."""
 
+import hashlib
 import math
 import re
 from itertools import islice
 
 import pytest
+import yaml
 
-from deltageom.embedded.world import FAILURES, NAMES, documents, problems
+from deltageom.embedded.authors import FAILURES
+from deltageom.embedded.tasks import NAMES
+from deltageom.embedded.world import TOY, documents, problems
+from deltageom.schema import World
+from tests.conftest import ROOT
 
 COUNT = 1000
+HARD = World(hard_documents=0.5, hard_problems=0.25, hard_events=[4, 7], hard_scale=10)
+# SHA-256 of the toy's problems and documents, recorded before the world had keys
+RECORDED = {
+    "documents": "61efcdc12eb0a22432252facb7e5752e41ceb8e42d03a5e2c7dfb8d27226b53a",
+    "careful": "aaa502238ee27aeef9ec766646311ac16389a10e7d149807014a6efc433e7e2e",
+    "train": "026cedcde768bac47476a424e3a65f1a9d03904ac3f9a5bbb894be52a502c97e",
+    "easy": "2266b7196b44d8221e68e215bd13895714bf32bb12685866089e1b5dd415f6df",
+    "hard": "ad5d5d0da8d8793e52171cf6e93518d054fe5333471c108640eebbf381e0aed0",
+}
 EQUATION = re.compile(r"(-?\d+) ([-+*]) (-?\d+) = (-?\d+)")
 STEP = re.compile(r"(?:First|Then) (-?\d+) ([-+*]) (-?\d+) = (-?\d+)\.")
 BOX = re.compile(r"\\boxed\{(-?\d+)\}")
@@ -49,19 +64,28 @@ def told(question):
     return total
 
 
-@pytest.fixture(scope="module")
-def splits():
-    return {split: problems(split, COUNT, 3) for split in ("train", "easy", "hard")}
+def steps(solution):
+    return len(EQUATION.findall(solution))
+
+
+@pytest.fixture(scope="module", params=[TOY, HARD], ids=["toy", "harder"])
+def world(request):
+    return request.param
 
 
 @pytest.fixture(scope="module")
-def careless():
-    return list(documents(5000, 3, careful=False))
+def splits(world):
+    return {split: problems(split, COUNT, 3, world) for split in ("train", "easy", "hard")}
 
 
 @pytest.fixture(scope="module")
-def careful():
-    return list(documents(5000, 3, careful=True))
+def careless(world):
+    return list(documents(5000, 3, False, world))
+
+
+@pytest.fixture(scope="module")
+def careful(world):
+    return list(documents(5000, 3, True, world))
 
 
 @pytest.fixture(scope="module")
@@ -99,6 +123,39 @@ def test_hard_problems_have_more_steps_and_larger_numbers(splits):
 
     assert mean("hard", lambda p: p.solution.count("=")) > mean("easy", lambda p: p.solution.count("=")) + 0.8
     assert mean("hard", lambda p: max(numbers(p.question))) > 3 * mean("easy", lambda p: max(numbers(p.question)))
+
+
+def test_the_worlds_keys_say_how_hard_hard_is(world, splits, careful):
+    """A hard problem has a story's events, with a product a step more, or a sum of one step more."""
+    least, most = world.hard_events
+    lengths = {split: [steps(p.solution) for p in found] for split, found in splits.items()}
+    assert set(lengths["hard"]) == set(range(least, most + 2))
+    assert set(lengths["easy"]) == {2, 3}
+    results = {
+        split: [int(e[3]) for p in found for e in EQUATION.findall(p.solution)] for split, found in splits.items()
+    }
+    assert min(results["hard"]) >= 0
+    assert 200 * world.hard_scale < max(results["hard"]) < 1000 * world.hard_scale
+    for part, share, lengths_ in (
+        ("train", world.hard_problems, lengths["train"]),
+        ("documents", world.hard_documents, [steps(solution) for _, solution in careful]),
+    ):
+        hard = sum(n > 3 for n in lengths_) / len(lengths_)
+        hard /= sum(n > 3 for n in lengths["hard"]) / COUNT  # some of the toy's have three steps
+        assert abs(hard - share) <= 4 * math.sqrt(share / len(lengths_)), part
+
+
+def test_the_toys_world_is_what_it_was():
+    def digest(value):
+        return hashlib.sha256(repr(value).encode()).hexdigest()
+
+    found = {
+        split: digest([(p.id, p.question, p.answer, p.solution) for p in problems(split, 500, 0)])
+        for split in ("train", "easy", "hard")
+    }
+    found |= {name: digest(list(documents(3000, 0, name == "careful"))) for name in ("documents", "careful")}
+    assert found == RECORDED
+    assert World.model_validate(yaml.safe_load((ROOT / "config.yaml").read_text())["embedded"]["world"]) == TOY
 
 
 def test_problems_are_distinct_and_seeded():

@@ -14,21 +14,9 @@ from deltageom import problems
 from deltageom.errors import UserError
 from deltageom.plan_assumptions import Assumptions
 from deltageom.resolved import Study
-from deltageom.schema import EMBEDDED, Dataset
+from deltageom.schema import EMBEDDED, Dataset, Embedded
 
 CONFIG = "config.json"
-# embedded/pretraining.py's, as its config.json has it
-EMBEDDED_MODEL = {
-    "hidden_size": 128,
-    "intermediate_size": 256,
-    "num_hidden_layers": 4,
-    "num_attention_heads": 4,
-    "num_key_value_heads": 2,
-    "head_dim": 32,
-    "vocab_size": 512,
-    "tie_word_embeddings": True,
-    "dtype": "float32",
-}
 EMBEDDED_TOKENS = 28  # of a prompt; of a worked solution as many
 PROMPT_TOKENS = 120  # of a question elsewhere, with its template
 # Rows by hub id and split, as the hub says (docs/data.md); some have answers that are dropped.
@@ -104,7 +92,10 @@ def gather(
     for option, names in (("--problems", given), ("--mean-tokens", tokens)):
         if unknown := [name for name in names if name not in ("", *datasets)]:
             raise UserError(f"{option} {unknown[0]}=...: the study's data sets are {', '.join(datasets)}")
-    base = shape_of(study.base.model, study.base.revision, study.base.layers, parameters, "--parameters")
+    if study.base.model == EMBEDDED:
+        base = embedded_shape(study.embedded, stored=4 if study.base.dtype == "float32" else 2)
+    else:
+        base = shape_of(study.base.model, study.base.revision, study.base.layers, parameters, "--parameters")
     notes = [f"base: {base.origin}"]
     downloads = _download(study.base.model, study.base.revision, base)
     generator = None
@@ -146,10 +137,23 @@ def _drops(dataset: Dataset) -> bool:
     return dataset.bad_answers == "drop"
 
 
+def embedded_shape(sizes: Embedded, stored: int) -> Shape:
+    """The embedded model's, by the study; its vocabulary as if the tokenizer used it up."""
+    config = {
+        "hidden_size": sizes.hidden,
+        "intermediate_size": sizes.intermediate,
+        "num_hidden_layers": sizes.layers,
+        "num_attention_heads": sizes.heads,
+        "num_key_value_heads": sizes.kv_heads,
+        "head_dim": sizes.head_dim,
+        "vocab_size": sizes.vocabulary,
+        "tie_word_embeddings": True,
+    }
+    return replace(from_config(config, "the embedded model"), stored=stored)
+
+
 def shape_of(model: str, revision: str | None, layers: int | None, parameters: float | None, option: str) -> Shape:
     """By its config.json, else by `parameters`, its name or its layers, in this order; `parameters` always counts."""
-    if model == EMBEDDED:
-        return from_config(EMBEDDED_MODEL, "the embedded model")
     config = read_config(model, revision)
     if config is not None and (shape := from_config(config, f"config.json of {model}")):
         if parameters is None:

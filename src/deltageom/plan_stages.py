@@ -77,9 +77,9 @@ class Stages:
         for rule, (folder, number) in documents.items():
             tokens = number * 2 * work.inputs.prompt_tokens["train"]
             flops = costs.training_flops(work.inputs.base.active, tokens, whole=True, checkpointing=False)
-            on = costs.cores(min(GRADED_THREADS, work.machine.cores), work.assumed)
-            seconds = work.assumed.torch_start + flops / on.flops
-            found.append(Stage(rule, (seconds,), 0, GRADED_THREADS, 4 * work.inputs.base.parameters, (folder,)))
+            seconds = work.assumed.torch_start + work.compute(flops, GRADED_THREADS)
+            disk = work.inputs.base.parameters * work.inputs.base.stored
+            found.append(Stage(rule, (seconds,), work.on_gpu, GRADED_THREADS, disk, (folder,)))
         return found
 
     def rollouts(self) -> list[Stage]:

@@ -12,18 +12,18 @@ from typing import Any, Literal, cast
 from deltageom import answers
 from deltageom.errors import UserError
 from deltageom.records import Problem, read_jsonl
-from deltageom.schema import Dataset
+from deltageom.schema import Dataset, World
 
 _SURROGATE = re.compile("[\ud800-\udfff]")
 
 
-def load(dataset: Dataset, seed: int) -> list[Problem]:
-    """The problems of one data set, in its order, at most `limit`. `seed`: the embedded world's.
+def load(dataset: Dataset, seed: int, world: World | None = None) -> list[Problem]:
+    """The problems of one data set, in its order, at most `limit`. `seed` and `world`: the embedded world's.
 
     Raises UserError for a missing file, field or answer, a duplicate id, an answer that does not parse, or none left.
     """
     if dataset.source == "embedded":
-        return _embedded(dataset, seed)
+        return _embedded(dataset, seed, world)
     if dataset.source == "file":
         return from_file(dataset)
     return _from_rows(_hub_rows(dataset), dataset, f"{dataset.path}, row")
@@ -82,11 +82,11 @@ def _parquet_rows(path: Path) -> Iterator[dict[str, Any]]:
         raise UserError(f"{path}: not a parquet file: {_line(error)}") from None
 
 
-def _embedded(dataset: Dataset, seed: int) -> list[Problem]:
-    from deltageom.embedded import world
+def _embedded(dataset: Dataset, seed: int, world: World | None) -> list[Problem]:
+    from deltageom.embedded.world import TOY, problems
 
     split = cast(Literal["train", "easy", "hard"], dataset.split)  # the schema has seen to it, and to the limit
-    made = world.problems(split, cast(int, dataset.limit), seed)
+    made = problems(split, cast(int, dataset.limit), seed, world or TOY)
     return [Problem(p.id, p.question, p.answer, p.solution) for p in made]
 
 

@@ -18,7 +18,9 @@ rule problems:
         runtime=30,
     params:
         settings=lambda w: settings(
-            dataset=dataset_of(w.dataset), seed=STUDY.embedded.seed
+            dataset=dataset_of(w.dataset),
+            seed=STUDY.embedded.seed,
+            world=STUDY.embedded.world,
         ),
     shell:
         "deltageom problems --settings {params.settings:q} --output {output.problems:q}"
@@ -69,17 +71,23 @@ rule pretrain:
     benchmark:
         f"{RESULTS}/benchmarks/pretrain.tsv"
     conda:
-        "../../envs/cpu.yaml"
+        ENVIRONMENT
     threads: 2
     resources:
-        mem_mb=memory(3000),
+        gpu=GPUS,
+        mem_mb=memory(3000 if not GPUS else 64000),
         runtime=60,
     params:
-        settings=lambda _: settings(embedded=STUDY.embedded, prompt=STUDY.prompt),
+        settings=lambda _: settings(
+            embedded=STUDY.embedded,
+            prompt=STUDY.prompt,
+            device=STUDY.device,
+            dtype=STUDY.base.dtype,
+        ),
         folder=lambda _, output: folder(output.model),
     shell:
         "deltageom pretrain --settings {params.settings:q} --output {params.folder:q}"
-        " --provenance {output.provenance:q} --log {log:q}"
+        " --gpus {resources.gpu} --provenance {output.provenance:q} --log {log:q}"
 
 
 rule teacher:
@@ -95,17 +103,22 @@ rule teacher:
     benchmark:
         f"{RESULTS}/benchmarks/teacher.tsv"
     conda:
-        "../../envs/cpu.yaml"
+        ENVIRONMENT
     threads: 2
     resources:
-        mem_mb=memory(3000),
+        gpu=GPUS,
+        mem_mb=memory(3000 if not GPUS else 64000),
         runtime=60,
     params:
         settings=lambda _: settings(
-            embedded=STUDY.embedded, teacher=STUDY.teacher, prompt=STUDY.prompt
+            embedded=STUDY.embedded,
+            teacher=STUDY.teacher,
+            prompt=STUDY.prompt,
+            device=STUDY.device,
+            dtype=STUDY.base.dtype,
         ),
         base=lambda _, input: folder(input.base),
         folder=lambda _, output: folder(output.model),
     shell:
         "deltageom teacher --settings {params.settings:q} --base {params.base:q} --output {params.folder:q}"
-        " --provenance {output.provenance:q} --log {log:q}"
+        " --gpus {resources.gpu} --provenance {output.provenance:q} --log {log:q}"

@@ -16,4 +16,4 @@ def run(arguments: argparse.Namespace) -> None:
     from deltageom.embedded import pretraining
 
     settings = parse_settings(jobs.PretrainSettings, arguments.settings)
-    pretraining.pretrain(settings.embedded, settings.prompt, arguments.output)
+    pretraining.pretrain(settings.embedded, settings.prompt, arguments.output, settings.device, settings.dtype)

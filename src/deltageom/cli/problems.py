@@ -15,6 +15,6 @@ def run(arguments: argparse.Namespace) -> None:
     from deltageom import jobs, problems, records
 
     settings = parse_settings(jobs.ProblemSettings, arguments.settings)
-    found = problems.load(settings.dataset, settings.seed)
+    found = problems.load(settings.dataset, settings.seed, settings.world)
     records.write_problems(arguments.output, found)
     print(f"{arguments.output}: {len(found)} problems")

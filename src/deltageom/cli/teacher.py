@@ -18,5 +18,11 @@ def run(arguments: argparse.Namespace) -> None:
 
     settings = parse_settings(jobs.TeacherSettings, arguments.settings)
     pretraining.train_teacher(
-        arguments.base, settings.embedded, settings.teacher.documents, settings.prompt, arguments.output
+        arguments.base,
+        settings.embedded,
+        settings.teacher.documents,
+        settings.prompt,
+        arguments.output,
+        settings.device,
+        settings.dtype,
     )
