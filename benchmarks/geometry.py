@@ -133,6 +133,7 @@ def read(paths: list[Path]) -> int:
 
 STUDY = """
 extends: toy
+embedded: {{layers: {layers}}}
 base: {{layers: {layers}, modules: {modules}}}
 training: {{lora: {{rank: {rank}, alpha: {alpha}, target_modules: {modules}}}}}
 runs: {{{nulls}, {runs}}}
