@@ -162,6 +162,7 @@ MATRIX: dict[str, tuple[Edit, dict[str, int]]] = {
     "the reference run": (in_study(measures={"reference": "rft"}), LAST),
     "held-out prompts": (in_study(reference={"prompts": 5}), {"reference": 1, **EVERY_RUN}),
     "how jobs run": (in_study(execution={"checkpoint_every": 2, "processes": 2, "shard_size": 5}), {}),
+    "jobs that share a GPU": (in_study(execution={"jobs_per_gpu": 2}), {}),
     "an adapter edited by hand": (by_hand, {key: n for key, n in of_runs(["rft"]).items() if key != "train"}),
     # what was made of it stands: Snakemake makes a file in between again once a job needs it
     "a module file deleted": (without_a_module, {}),
