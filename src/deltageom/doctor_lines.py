@@ -107,7 +107,7 @@ def gpus(found: Found, needs: Needs) -> Line:
     wanted = needs.gpus if needs.device == "cuda" else 0
     lacking: State = "warning" if elsewhere or not wanted else "missing"
     fix = (
-        "snakemake --profile profiles/slurm sends jobs where GPUs are"
+        "snakemake --workflow-profile profiles/slurm sends jobs where GPUs are"
         if elsewhere
         else "device: cpu, or a machine with a GPU"
     )

@@ -38,10 +38,19 @@ def test_a_copy_of_the_profile_as_the_page_has_it(project: Path) -> None:
     (example,) = re.findall(r"```yaml\n(.*?)```", PAGE, flags=re.DOTALL)
     inherited = yaml.safe_load((project / "workflow" / "profiles" / "slurm" / "config.yaml").read_text())
     profile.write_text(yaml.safe_dump(inherited | yaml.safe_load(example)))
-    rules = _resources(project, "--profile", "workflow/profiles/mine", "--config", "device=cuda")
+    rules = _resources(project, "--workflow-profile", "workflow/profiles/mine", "--config", "device=cuda")
     assert {"gpu=1", "gpu_model=h100", "slurm_partition=gpu", "nodes=1"} <= rules["rollouts"]
     assert {"gpu=1", "slurm_partition=gpu", "mem_mb=96000", "runtime=2880", "slurm_account=lab"} <= rules["train"]
     assert {"slurm_partition=cpu", "mem_mb=2000"} <= rules["cka"]
+
+
+def test_no_cap_of_a_workstation_holds_on_a_cluster(project: Path) -> None:
+    """profiles/default admits one GPU at once, which --profile would take as well."""
+    study = "extends: toy\ndevice: cuda\nexecution: {processes: 2}\ntraining: {micro_batch_size: 8}\n"
+    (project / "studies" / "two.yaml").write_text(study)
+    rules = _resources(project, "--workflow-profile", "workflow/profiles/slurm", "--config", "study=two")
+    assert "gpu=2" in rules["train"]
+    assert "gpu=1" in rules["evaluate"]
 
 
 def test_the_page_has_what_the_test_does_after_a_kill() -> None:

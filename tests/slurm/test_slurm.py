@@ -46,7 +46,7 @@ class Workflow:
         with self.log.open("w") as log:
             self.process = subprocess.Popen(
                 [
-                    *(BIN / "snakemake", "--profile", "profiles/slurm", "--config", "study=tiny"),
+                    *(BIN / "snakemake", "--workflow-profile", "profiles/slurm", "--config", "study=tiny"),
                     *("--set-resources", *RESOURCES),
                     # looks after 2 and 14 seconds: the profile's 10 and 30 see the end of jobs of 12 seconds late
                     *("--slurm-init-seconds-before-status-checks", "2"),

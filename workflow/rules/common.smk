@@ -41,10 +41,11 @@ os.environ[devices.JOBS_PER_GPU] = str(STUDY.execution.jobs_per_gpu)
 
 def check_gpus(local):
     """Raises UserError where `--resources gpu`, or this machine if jobs run on it, has too few for the largest job."""
-    allowed = workflow.global_resources.get("gpu")
-    if allowed is not None and allowed.value < STUDY.gpus():
+    # a profile without `resources` leaves a resource that has no value
+    allowed = getattr(workflow.global_resources.get("gpu"), "value", None)
+    if allowed is not None and allowed < STUDY.gpus():
         raise UserError(
-            f"--resources gpu={allowed.value}: a job takes {STUDY.gpus()} GPUs, and Snakemake would give it fewer:"
+            f"--resources gpu={allowed}: a job takes {STUDY.gpus()} GPUs, and Snakemake would give it fewer:"
             " raise gpu, or lower execution.processes and execution.tensor_parallel"
         )
     if local:
