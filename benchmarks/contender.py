@@ -38,7 +38,7 @@ def baseline(name: str) -> str:
 
     if name in (SFT, DPO):
         return name
-    return DPO if interface.load(name).FAMILY in ("preference", "pairwise") else SFT
+    return DPO if interface.in_pairs(interface.load(name)) else SFT
 
 
 def build(name: str, setting: Setting) -> Any:
@@ -48,26 +48,28 @@ def build(name: str, setting: Setting) -> Any:
     from trl.trainer.sft_config import SFTConfig
     from trl.trainer.sft_trainer import SFTTrainer
 
-    from deltageom import lora, models, rows, training
     from deltageom.methods import interface
+    from deltageom.models.load import load_tokenizer
+    from deltageom.training import lora, rows
+    from deltageom.training.train import Execution, Paths, arguments, build_trainer
 
     settings, folder = _settings(name, setting), setting.folder
-    paths = training.Paths(str(folder), folder / "rollouts.parquet", folder / "run", folder / "scratch")
-    execution = training.Execution(processes=setting.processes)
+    paths = Paths(str(folder), folder / "rollouts.parquet", folder / "run", folder / "scratch")
+    execution = Execution(processes=setting.processes)
     method = interface.load(settings.method)
-    options = method.Options.model_validate(settings.options)
-    tokenizer = models.load_tokenizer(paths.base, settings.base)
+    options = method.options.model_validate(settings.options)
+    tokenizer = load_tokenizer(paths.base, settings.base)
     reference = folder / "reference.parquet"
-    dataset, _ = rows.prepare(settings, method, options, tokenizer, paths.rollouts, reference)
+    dataset, universe, _ = rows.prepare(settings, method, options, tokenizer, paths.rollouts, reference)
     model = shapes.random_model(setting.size, setting.device, settings.base.attention)
     if name not in (SFT, DPO):
-        return training.build_trainer(settings, method, options, tokenizer, dataset, paths, execution, model=model)
+        return build_trainer(settings, method, options, tokenizer, dataset, universe, paths, execution, model=model)
     shared = {
         "model": model,
         "processing_class": tokenizer,
         "peft_config": lora.config(settings.training.lora, settings.base),
     }
-    given = training.arguments(settings, paths, execution) | {"remove_unused_columns": True}
+    given = arguments(settings, paths, execution) | {"remove_unused_columns": True}
     if name == SFT:
         return SFTTrainer(
             args=SFTConfig(**given), train_dataset=dataset.select_columns(["input_ids", "labels"]), **shared
@@ -127,7 +129,7 @@ def measure(trainer: Any, device: str) -> dict[str, Any]:
 
 
 def _settings(name: str, setting: Setting) -> Any:
-    from deltageom.jobs import TrainSettings
+    from deltageom.study.settings import TrainSettings
 
     method = {SFT: "sft", DPO: "dpo"}.get(name, name)
     options = dict(CONFIG["methods"][method])

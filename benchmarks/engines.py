@@ -73,9 +73,11 @@ def job(folder: Path, given: argparse.Namespace, engine: str) -> Callable[[int],
     import pyarrow.compute as pc
     import pyarrow.parquet as pq
 
-    from deltageom import engines, generation, rollouts
-    from deltageom.jobs import RolloutSettings
-    from deltageom.records import Problem
+    from deltageom.generation.engine import Engine, Setup, load_engine
+    from deltageom.generation.generate import Job
+    from deltageom.problems.problem import Problem
+    from deltageom.rollouts import sample
+    from deltageom.study.settings import RolloutSettings
 
     settings = RolloutSettings.model_validate(
         {
@@ -88,47 +90,47 @@ def job(folder: Path, given: argparse.Namespace, engine: str) -> Callable[[int],
             "vllm": CONFIG["vllm"] | {"eager": given.eager, "max_model_length": _longest(folder, given)},
         }
     )
-    kept: list[engines.Engine] = []
-    load = engines.load
+    kept: list[Engine] = []
+    load = load_engine
 
-    def once(name: str, setup: engines.Setup) -> engines.Engine:
+    def once(name: str, setup: Setup) -> Engine:
         if not kept:
             kept.append(load(name, setup))
         return kept[0]
 
-    engines.load = once
+    load_engine = once
     base = str(folder / "base")
 
     def generate(prompts: int) -> int:
         problems = [Problem(f"p{number}", text, "1", None) for number, text in enumerate(texts(folder)[:prompts])]
         output = folder / f"{engine}.parquet"
-        rollouts.sample(settings, base, base, problems, output, generation.Job(folder / "scratch", given.shard_size))
+        sample.sample(settings, base, base, problems, output, Job(folder / "scratch", given.shard_size))
         return int(pc.sum(pc.list_value_length(pq.read_table(output)["token_ids"])).as_py())
 
     return generate
 
 
 def with_lora(folder: Path, given: argparse.Namespace, engine: str) -> Callable[[int], int]:
-    from deltageom import engines, generation, models
-    from deltageom.records import Problem
-    from deltageom.schema import Base, Vllm
+    from deltageom.generation.engine import Sampling, Setup, load_engine
+    from deltageom.generation.generate import complete, requests
+    from deltageom.models.load import load_tokenizer
+    from deltageom.problems.problem import Problem
+    from deltageom.study.schema import Base, Vllm
 
     base, source = Base.model_validate(_base(given)), str(folder / "base")
     adapter = folder / "adapter"
     if not adapter.is_dir():
         shapes.save_adapter(adapter, given.size)
-    tokenizer = models.load_tokenizer(source, base)
+    tokenizer = load_tokenizer(source, base)
     longest = _longest(folder, given)
     vllm = Vllm.model_validate(CONFIG["vllm"] | {"eager": given.eager})
-    loaded = engines.load(
-        engine, engines.Setup(source, base, given.device, adapter, given.batch_size, longest, vllm, lora=True)
-    )
+    loaded = load_engine(engine, Setup(source, base, given.device, adapter, given.batch_size, longest, vllm, lora=True))
 
     def generate(prompts: int) -> int:
         encoded = [tokenizer.encode(text) for text in texts(folder)[:prompts]]
         problems = [Problem(f"p{number}", "", "1", None) for number in range(len(encoded))]
-        asked = generation.requests(problems, encoded, given.samples, seed=0)
-        made = generation.complete(loaded, asked, engines.Sampling(1.0, 1.0, 0, given.tokens))
+        asked = requests(problems, encoded, given.samples, seed=0)
+        made = complete(loaded, asked, Sampling(1.0, 1.0, 0, given.tokens))
         return sum(len(completion.token_ids) for completion in made)
 
     return generate
@@ -136,7 +138,7 @@ def with_lora(folder: Path, given: argparse.Namespace, engine: str) -> Callable[
 
 def bare_vllm(folder: Path, given: argparse.Namespace, the_same: bool) -> Callable[[int], int]:
     """`the_same`: with a seed and log-probs for every completion, as the job asks for; nothing else is the job's."""
-    from deltageom.engines.vllm import _prepare_environment
+    from deltageom.generation.engines.vllm import _prepare_environment
 
     _prepare_environment()
     from vllm import LLM, SamplingParams
@@ -148,7 +150,9 @@ def bare_vllm(folder: Path, given: argparse.Namespace, the_same: bool) -> Callab
         max_num_seqs=given.batch_size,
         enforce_eager=given.eager,
         **({"logprobs_mode": "processed_logprobs"} if the_same else {}),
-        **({"enable_chunked_prefill": False} if given.device == "cpu" and the_same else {}),  # as engines/vllm.py
+        **(
+            {"enable_chunked_prefill": False} if given.device == "cpu" and the_same else {}
+        ),  # as generation/engines/vllm.py
     )
 
     def generate(prompts: int) -> int:

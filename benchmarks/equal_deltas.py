@@ -15,8 +15,8 @@ from pathlib import Path
 import numpy as np
 from safetensors.numpy import load_file, save_file
 
-from deltageom import comparison, sources
-from deltageom.geometry.aggregate import numbers
+from deltageom.comparison import records, runs
+from deltageom.geometry.aggregate.table import numbers
 
 WEIGHTS = "adapter_model.safetensors"
 
@@ -38,7 +38,7 @@ def rewritten(adapter: Path, folder: Path, random: bool) -> Path:
 
 def ours(paths: dict[str, str]) -> dict[str, float]:
     """The global cosine of `it` with every other."""
-    found = comparison.records(sources.open_all(paths, None, False, False), [1], None, 1)
+    found = records.records(runs.open_all(paths, None, False, False), [1], None, 1)
     table = numbers(found, "global", {})
     rows = zip(table["a"], table["b"], table["measure"], table["value"], strict=True)
     return {b if a == "it" else a: value for a, b, measure, value in rows if measure == "cosine" and "it" in (a, b)}

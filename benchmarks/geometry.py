@@ -25,7 +25,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
-RANK, TOP_K, DRAWS = 32, 10, 4
+RANK, TOP_K = 32, 10
 LAUNCH = """
 import resource, subprocess, sys, time
 start = time.perf_counter()
@@ -107,13 +107,15 @@ def operations(n: int, modules: Modules) -> float:
     A product of symmetric halves counts once. A singular value decomposition of r x r with vectors counts 22 r^3,
     without 3 r^3, eigenvectors 9 r^3 (Golub & Van Loan 2013); chance draws are counted as the rest is.
     """
-    r, k, pairs, total = RANK, TOP_K, n * (n - 1) // 2, 0.0
+    from deltageom.geometry.random_factors import few
+
+    r, k, draws, pairs, total = RANK, TOP_K, few(RANK), n * (n - 1) // 2, 0.0
     for d_out, d_in in modules.shapes.values():
         gram = (d_out + d_in) * n * r * (n * r + 1)
         runs = n * (2 * r**3 + 22 * r**3 + 4 * r**3)  # Cholesky and inverses, core product, its decomposition
         cross = 2 * n * n * 4 * r**3
         angles = pairs * 2 * 3 * k**3
-        chance = n * DRAWS * 13 * r**3 + pairs * DRAWS * (2 * r * r * k + DRAWS * (2 * r * k * k + 3 * k**3))
+        chance = draws * (n * 13 * r**3 + pairs * (2 * r * r * k + 2 * r * k * k + 3 * k**3))
         total += gram + runs + cross + angles + chance
     return total * modules.layers
 
@@ -133,11 +135,12 @@ def read(paths: list[Path]) -> int:
 
 STUDY = """
 extends: toy
-embedded: {{layers: {layers}}}
+replicates: {{count: 1}}
+toy: {{layers: {layers}}}
 base: {{layers: {layers}, modules: {modules}}}
 training: {{lora: {{rank: {rank}, alpha: {alpha}, target_modules: {modules}}}}}
 runs: {{{nulls}, {runs}}}
-measures: {{reference: run00, geometry: {{top_k: 10, base_rank: null}}}}
+measures: {{compare_with: run00, geometry: {{top_k: 10, base_rank: null}}}}
 """
 TOY_RUNS = ("sft", "sft_seed7", "rft", "dft", "rift", "rift_linear", "offline_grpo", "dpo")
 

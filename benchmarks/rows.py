@@ -24,7 +24,7 @@ def write(folder: Path, vocabulary: int, tokenizer: Any, prompt: Lengths, comple
     import pyarrow as pa
     import pyarrow.parquet as pq
 
-    from deltageom.models import VOCABULARY, vocabulary_digest
+    from deltageom.models.prompts import VOCABULARY, vocabulary_digest
 
     random = np.random.default_rng(0)
     rows = []

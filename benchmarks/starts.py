@@ -19,13 +19,14 @@ from tests.conftest import copy_project
 
 STUDY = """
 extends: toy
+replicates: {count: 1}
 runs: {sft: null, sft_seed7: null, rft: null, dft: null, rift: null, rift_linear: null, offline_grpo: null, dpo: null}
 grid:
   sft:
     method: sft
     learning_rate: [1.0e-4, 2.0e-4, 5.0e-4, 1.0e-3, 2.0e-3, 5.0e-3, 1.0e-2]
     lora: {init_seed: [1, 2, 3, 4]}
-measures: {reference: sft-lr0.002-init1}
+measures: {compare_with: sft-lr0.002-init1}
 """
 FLOOR, NOTHING_DONE, ALL_DONE = "snakemake --version", "dry run, nothing done", "start, all done"
 
@@ -68,7 +69,7 @@ def main() -> None:
         rounds = [
             {
                 FLOOR: seconds(empty, "--version", says="9."),
-                NOTHING_DONE: seconds(empty, "--dry-run", "--quiet", "rules", *study, says="train"),
+                NOTHING_DONE: seconds(empty, "--dry-run", *study, says="train"),
                 ALL_DONE: seconds(full, *study, says="Nothing to be done"),
             }
             for _ in range(given.rounds)

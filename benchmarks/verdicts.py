@@ -15,8 +15,8 @@ import tempfile
 from pathlib import Path
 from typing import Any
 
-from deltageom import grading
-from deltageom.records import read_jsonl
+from deltageom.files import read_jsonl
+from deltageom.grading import strict
 
 
 def answered(results: Path, model: str, engine: str, folder: Path) -> list[str]:
@@ -45,7 +45,7 @@ def shown(one: str, other: str) -> str:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("results", type=Path, help="results/<study> of a study with an embedded base")
+    parser.add_argument("results", type=Path, help="results/<study> of a study with the toy base")
     parser.add_argument("--engine", choices=["transformers", "vllm"], default="vllm")
     given = parser.parse_args()
     models = sorted(path.stem for path in (given.results / "provenance" / "evaluate").glob("*.json"))
@@ -63,7 +63,7 @@ def main() -> None:
                         worst = max(worst, abs(one["log_prob"] - other["log_prob"]))
                         continue
                     other_text += 1
-                    verdict = grading.grade(other["response"], other["gold"]).correct
+                    verdict = strict.grade(other["response"], other["gold"]).correct
                     other_verdict += verdict != one["correct"]
                     say = "other verdict" if verdict != one["correct"] else "same verdict"
                     print(

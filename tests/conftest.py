@@ -1,4 +1,4 @@
-"""Shared parts: a tiny random model of the embedded kind, and a copy of the project to run Snakemake in."""
+"""Shared parts: a tiny random model of the toy's kind, and a copy of the project to run Snakemake in."""
 
 import os
 import re
@@ -12,20 +12,21 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from deltageom.schema import Base, Prompt
+from deltageom.study.schema import Base, Prompt
 
 if TYPE_CHECKING:
-    from tests.comparing import Compare
+    from tests.comparison.comparing import Compare
 
 # The toy at its smallest: every job runs, no number means anything. One run's length follows another's, and one trains
 # every weight.
 SMOKE = """
 extends: toy
-embedded: {documents: 2400}
+replicates: {count: 1}
+toy: {documents: 2400}
 teacher: {documents: 800}
 problems: {limit: 96}
 benchmarks: {easy: {limit: 16}, hard: {limit: 16}, hard_sampled: {limit: 6, samples: 4}}
-rollouts: {samples: 8, max_tokens: 48}
+rollouts: {samples: 8, max_tokens: 48, temperature: 1.0}
 reference: {prompts: 4, max_tokens: 16}
 training: {steps: 3, batch_size: 8, micro_batch_size: 4, kl_every: 2}
 runs:
@@ -41,12 +42,13 @@ measures:
 """
 ROOT = Path(__file__).parent.parent
 BIN = Path(sys.executable).parent
+FULL = "--logger-deltageom-full"  # of a dry run each job with its inputs, outputs and reason, as Snakemake prints them
 
 
 @pytest.fixture(scope="session")
 def base_settings() -> Base:
     return Base(
-        model="embedded",
+        model="toy",
         revision=None,
         layers=2,
         modules=[
@@ -74,8 +76,8 @@ def save_tiny_model(folder: Path, head_dim: int) -> Path:
     import torch
     from transformers import GenerationConfig, Qwen3Config, Qwen3ForCausalLM
 
-    from deltageom.embedded.tokenizer import train_tokenizer
-    from deltageom.embedded.world import documents
+    from deltageom.problems.world import documents
+    from deltageom.toy.tokenizer import train_tokenizer
 
     tokenizer = train_tokenizer(part for text in documents(200, 0, careful=True) for part in text)
     torch.manual_seed(0)
@@ -140,7 +142,7 @@ def project(tmp_path: Path) -> Path:
 @pytest.fixture
 def compare(capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> "Compare":
     """`deltageom compare` with these arguments."""
-    from tests.comparing import in_process
+    from tests.comparison.comparing import in_process
 
     for library in ("OMP", "OPENBLAS", "MKL"):
         monkeypatch.setenv(f"{library}_NUM_THREADS", "1")
@@ -150,7 +152,7 @@ def compare(capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) 
 @pytest.fixture(scope="module")
 def runs(tiny_model: Path, tiny_adapters: dict[str, Path], tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     """Two adapters and a checkpoint, by name."""
-    from tests import tiny_checkpoints
+    from tests.deltas import tiny_checkpoints
 
     whole = tiny_checkpoints.perturbed(tiny_model, tmp_path_factory.mktemp("checkpoint") / "whole", seed=1)
     return {**tiny_adapters, "whole": whole}
@@ -192,7 +194,7 @@ def study(finished: Path) -> Iterator[Path]:
 
 def planned(project: Path, *arguments: str) -> Counter[str]:
     """The jobs, by rule, that a dry run of the smoke study would do."""
-    done = snakemake(project, "--dry-run", "--config", "study=smoke", *arguments)
+    done = snakemake(project, "--dry-run", FULL, "--config", "study=smoke", *arguments)
     assert done.returncode == 0, done.stdout + done.stderr
     output = done.stdout + done.stderr
     jobs = Counter(re.findall(r"^(?:local)?rule (\w+):$", output, flags=re.MULTILINE))

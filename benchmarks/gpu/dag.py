@@ -16,12 +16,13 @@ WHOLE = "whole study"
 # The toy at its smallest: every kind of job runs once, and two methods are trained.
 STUDY = """
 extends: toy
+replicates: {{count: 1}}
 device: {device}
-embedded: {{documents: 640}}
+toy: {{documents: 640}}
 teacher: {{documents: 320}}
 problems: {{limit: 48}}
 benchmarks: {{easy: {{limit: 8}}, hard: null, hard_sampled: null}}
-rollouts: {{samples: 8, max_tokens: 32}}
+rollouts: {{samples: 8, max_tokens: 32, temperature: 1.0}}
 reference: {{prompts: 4, max_tokens: 16}}
 training: {{steps: 3, batch_size: 8, micro_batch_size: 4, kl_every: 2}}
 runs: {{sft_seed7: null, rft: null, dft: null, rift: null, rift_linear: null, offline_grpo: null}}

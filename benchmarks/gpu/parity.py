@@ -17,7 +17,6 @@ from benchmarks.gpu import toy
 from benchmarks.gpu.record import Line, Record, cells
 
 FIRST = ("sft", "dpo", "offline_grpo")  # one of each family of losses, before the rest
-SLOWER = {"preference", "pairwise", "unpaired"}  # families trained at a tenth of the learning rate
 SEED = 3  # of the data order: the first 16 rows have wrong ones among them
 ROWS = {"cuda": 64, "cpu": 16}  # or pairs, a step: bfloat16 is slow on a CPU
 FLOAT32, BFLOAT16 = 1e-5, 6e-4  # largest relative difference of the first loss, the latter of 64 rows
@@ -103,14 +102,15 @@ def _train(method: str, variant: Variant, folder: Path, steps: int, rows: int) -
     """The whole delta as one vector in float64, and the loss of each step."""
     import pandas as pd
 
-    from deltageom import training
-    from deltageom.jobs import TrainSettings
     from deltageom.methods import interface
+    from deltageom.study.settings import TrainSettings
+    from deltageom.training.train import Execution, Paths, train
 
     options = dict(CONFIG["methods"][method])
     if "max_pairs" in options:
         options["max_pairs"] = None
-    rate = 2.0e-4 if interface.load(method).FAMILY in SLOWER else 2.0e-3
+    # the others are trained at a tenth of the learning rate
+    rate = 2.0e-3 if isinstance(interface.load(method), interface.Likelihood) else 2.0e-4
     how: dict[str, Any] = {"learning_rate": rate, "steps": steps, "gradient_checkpointing": variant.checkpointing}
     how |= {"batch_size": rows, "micro_batch_size": rows // 2, "max_length": 256, "seed": SEED}
     how["lora"] = CONFIG["training"]["lora"] | {"rank": 8, "alpha": 16.0}
@@ -125,14 +125,14 @@ def _train(method: str, variant: Variant, folder: Path, steps: int, rows: int) -
         }
     )
     with tempfile.TemporaryDirectory() as name:
-        paths = training.Paths(
+        paths = Paths(
             base=str(folder / "base"),
             rollouts=folder / "rollouts.parquet",
             output=Path(name),
             scratch=Path(name) / "scratch",
             reference=folder / variant.dtype / "log_probs.parquet",
         )
-        training.train(settings, paths, training.Execution())
+        train(settings, paths, Execution())
         metrics = pd.read_parquet(paths.output / "metrics.parquet")
         return _delta(paths.output), metrics[metrics["metric"] == "loss"]["value"].tolist()
 

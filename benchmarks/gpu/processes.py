@@ -17,7 +17,7 @@ ONE, TWO = "one process", "two processes"
 def run(given: argparse.Namespace, record: Record) -> None:
     from accelerate.utils import patch_environment
 
-    from deltageom import launch
+    from deltageom.training import launch
 
     record.plan([ONE, TWO])
     if reason := _lacking(given.device):
@@ -58,7 +58,7 @@ def _lacking(device: str) -> str | None:
 
 def _measure(folder: Path, given: argparse.Namespace, processes: int) -> None:
     """In each of the processes; the first writes what was found."""
-    from deltageom import launch
+    from deltageom.training import launch
 
     if given.device == "cuda":
         launch.choose_device(processes)

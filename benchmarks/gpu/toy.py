@@ -1,6 +1,6 @@
 """A toy base and its rollouts, as a study would have left them, in seconds and without sampling.
 
-The rollouts are the embedded world's own solutions: each problem once by a careful and once by a careless author.
+The rollouts are the toy's world's own solutions: each problem once by a careful and once by a careless author.
 """
 
 from pathlib import Path
@@ -15,22 +15,26 @@ PROMPT = {"template": "{question}", "system": None}
 
 def make(folder: Path, dtypes: dict[str, str]) -> None:
     """Writes base/, rollouts.parquet, and for each dtype, on its device, <dtype>/log_probs.parquet."""
-    from deltageom import models, reference, rewards, rollouts
-    from deltageom.embedded import pretraining
-    from deltageom.jobs import ReferenceSettings, RewardSettings
-    from deltageom.schema import Embedded, Prompt
+    from deltageom.models.load import load_tokenizer
+    from deltageom.rollouts import reward, sample
+    from deltageom.study.schema import Prompt, Toy
+    from deltageom.study.settings import ReferenceSettings, RewardSettings
+    from deltageom.toy import pretraining
+    from deltageom.training import reference
 
     base = str(folder / "base")
-    embedded = Embedded.model_validate(CONFIG["embedded"] | {"documents": DOCUMENTS})
-    pretraining.pretrain(embedded, Prompt.model_validate(PROMPT), folder / "base")
+    sizes = Toy.model_validate(CONFIG["toy"] | {"documents": DOCUMENTS})
+    pretraining.pretrain(sizes, Prompt.model_validate(PROMPT), folder / "base")
     shared = {"prompt": PROMPT, "base": base_settings("float32")}
     told = RewardSettings.model_validate(
-        shared | {"study": "gpu", "problems": CONFIG["dataset"] | CONFIG["problems"], "rollouts": CONFIG["rollouts"]}
+        shared
+        | {"study": "gpu", "problems": CONFIG["dataset"] | CONFIG["problems"], "rollouts": CONFIG["rollouts"]}
+        | {"grader": CONFIG["grading"]["primary"]}
     )
     problems, texts = _problems()
     columns = _completions(base, told, problems, texts)
-    rollouts.write(columns, models.load_tokenizer(base, told.base), folder / "completions.parquet")
-    print(rewards.reward(told, base, folder / "completions.parquet", problems, folder, workers=1))
+    sample.write(columns, load_tokenizer(base, told.base), folder / "completions.parquet")
+    print(reward.reward(told, base, folder / "completions.parquet", problems, folder, workers=1))
     for dtype, device in dtypes.items():
         asked = {"reference": CONFIG["reference"] | {"benchmark": "none"}, "transformers": CONFIG["transformers"]}
         settings = ReferenceSettings.model_validate(
@@ -47,9 +51,9 @@ def base_settings(dtype: str) -> dict[str, Any]:
 
 def _problems() -> tuple[list[Any], list[list[str]]]:
     """The problems, gold and solution by the careful author, and the two solutions of each."""
-    from deltageom import answers
-    from deltageom.embedded.world import documents
-    from deltageom.records import Problem
+    from deltageom.grading import answers
+    from deltageom.problems.problem import Problem
+    from deltageom.problems.world import documents
 
     pairs = zip(*(documents(PROBLEMS, OTHER_DOCUMENTS, careful) for careful in (True, False)), strict=True)
     of_question = {question: [careful, careless] for (question, careful), (_, careless) in pairs}
@@ -63,13 +67,15 @@ def _problems() -> tuple[list[Any], list[list[str]]]:
 def _completions(base: str, told: Any, problems: list[Any], texts: list[list[str]]) -> dict[str, Any]:
     from trl.trainer.utils import add_fused_lm_head
 
-    from deltageom import models, scoring
+    from deltageom.models.load import load_model, load_tokenizer
+    from deltageom.models.prompts import completion_ids, prompt_ids
+    from deltageom.training import scoring
 
-    tokenizer, model = models.load_tokenizer(base, told.base), models.load_model(base, told.base, "cpu")
+    tokenizer, model = load_tokenizer(base, told.base), load_model(base, told.base, "cpu")
     add_fused_lm_head(model)
-    prompts = [models.prompt_ids(tokenizer, told.prompt, problem.question) for problem in problems for _ in range(2)]
+    prompts = [prompt_ids(tokenizer, told.prompt, problem.question) for problem in problems for _ in range(2)]
     both = [text for of_problem in texts for text in of_problem]
-    ids = [models.completion_ids(tokenizer, text, finished=True) for text in both]
+    ids = [completion_ids(tokenizer, text, finished=True) for text in both]
     scores = [score.tolist() for score in scoring.token_log_probs(model, prompts, ids, 32)]
     return {
         "problem_id": [problem.id for problem in problems for _ in range(2)],

@@ -22,7 +22,7 @@ def _mask(trainer: Any) -> None:
 
 def _cast(trainer: Any) -> None:
     """PEFT makes a float32 copy of each adapted module's input, as it does by itself."""
-    from deltageom import lora
+    from deltageom.training import lora
 
     for module in lora.layers(trainer.model).values():
         module.cast_input_dtype_enabled = True

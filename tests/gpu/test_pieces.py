@@ -100,7 +100,7 @@ def test_undoing_a_saving_changes_what_the_model_gets(tiny: argparse.Namespace, 
         )
     train.UNDO[undo](trainer)
     if undo == "cast":
-        from deltageom import lora
+        from deltageom.training import lora
 
         seen = [module.cast_input_dtype_enabled for module in lora.layers(trainer.model).values()]
     else:

@@ -106,7 +106,7 @@ class Cluster:
         return [Job(*line.split("|")) for line in lines]
 
     def job(self, rule: str, *states: str) -> Job | None:
-        """The newest of a rule's jobs in these states; `rule` with its wildcards: train_wildcards_sft."""
+        """The newest of a rule's jobs in these states; `rule` with its wildcards: train_wildcards_tiny_sft."""
         found = [job for job in self.jobs(*states) if job.rule == f"rule_{rule}"]
         return max(found, key=lambda job: int(job.id), default=None)
 

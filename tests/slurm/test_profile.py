@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 import yaml
 
-from tests.conftest import ROOT, snakemake
+from tests.conftest import FULL, ROOT, snakemake
 from tests.slurm.test_slurm import CANCEL_WHAT_IS_LEFT
 
 PAGE = (ROOT / "docs" / "slurm.md").read_text()
@@ -14,7 +14,7 @@ PAGE = (ROOT / "docs" / "slurm.md").read_text()
 
 def _resources(project: Path, *arguments: str) -> dict[str, set[str]]:
     """What each rule's jobs would ask for."""
-    done = snakemake(project, *arguments, "--dry-run")
+    done = snakemake(project, *arguments, "--dry-run", FULL)
     assert done.returncode == 0, done.stdout + done.stderr
     blocks = re.findall(
         r"^rule (\w+):\n(?:    .*\n)*?    resources: (.*)$", done.stdout + done.stderr, flags=re.MULTILINE

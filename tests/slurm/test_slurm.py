@@ -15,7 +15,8 @@ from tests.slurm.cluster import Cluster, Job, wait_for
 # As the toy, with a job of every kind that it has on SLURM, and trainings long enough to be cancelled in.
 STUDY = """
 extends: toy
-embedded: {documents: 1200}
+replicates: {count: 1}
+toy: {documents: 1200}
 problems: {limit: 48}
 rollouts: {generator: base, samples: 4, max_tokens: 32}
 training: {steps: 60, batch_size: 8, micro_batch_size: 8, kl_every: null}
@@ -117,10 +118,10 @@ def story(cluster: Cluster, tmp_path_factory: pytest.TempPathFactory) -> Story:
     with Workflow(project, "first") as first:
         # two trainings in their midst: one is cancelled, the other put back into the queue as after a node's failure
         first.until("a checkpoint of sft", lambda: _checkpoint(results, "sft"))
-        cancelled = cluster.running("train_wildcards_sft")
+        cancelled = cluster.running("train_wildcards_tiny_sft")
         cluster.cancel(cancelled.id)
         first.until("a checkpoint of dft", lambda: _checkpoint(results, "dft"))
-        requeued = cluster.running("train_wildcards_dft")
+        requeued = cluster.running("train_wildcards_tiny_dft")
         cluster.requeue(requeued.id)
         reached = {run: _checkpoint(results, run) for run in ("sft", "dft")}
         # slurmd goes and comes back while the first trains again; the second does too, or has ended
@@ -129,10 +130,10 @@ def story(cluster: Cluster, tmp_path_factory: pytest.TempPathFactory) -> Story:
             lambda: _checkpoint(results, "dft") > reached["dft"] or (results / "runs" / "dft").exists(),
         )
         first.until("sft goes on", lambda: _checkpoint(results, "sft") > reached["sft"])
-        over_the_restart = cluster.running("train_wildcards_sft")
+        over_the_restart = cluster.running("train_wildcards_tiny_sft")
         cluster.restart_node(away=2)
         # Snakemake itself is killed while a run is evaluated
-        first.until("an evaluation", lambda: cluster.job("evaluate_wildcards_sft", "RUNNING"))
+        first.until("an evaluation", lambda: cluster.job("evaluate_wildcards_tiny_sft", "RUNNING"))
         first.process.kill()
         first.process.wait()
         at_the_kill = cluster.jobs("PENDING", "RUNNING")
@@ -175,7 +176,7 @@ def test_tables_are_those_of_the_undisturbed_study(story: Story, undisturbed: Pa
 
 
 def test_a_cancelled_training_goes_on_with_more_memory(story: Story) -> None:
-    cancelled, again, *others = story.jobs("train_wildcards_sft")
+    cancelled, again, *others = story.jobs("train_wildcards_tiny_sft")
     assert others == []
     assert cancelled.id == story.cancelled.id
     assert (cancelled.state, again.state) == ("CANCELLED", "COMPLETED")
@@ -184,7 +185,7 @@ def test_a_cancelled_training_goes_on_with_more_memory(story: Story) -> None:
 
 
 def test_a_requeued_training_goes_on_as_the_same_job(story: Story) -> None:
-    (job,) = story.jobs("train_wildcards_dft")
+    (job,) = story.jobs("train_wildcards_tiny_dft")
     assert (job.id, job.state) == (story.requeued.id, "COMPLETED")
     assert story.cluster.details(job.id)["Restarts"] == "1"
     assert _went_on(story, "dft")
@@ -203,21 +204,21 @@ def test_a_running_job_outlives_its_slurmd(story: Story) -> None:
 
 
 def test_a_job_over_its_memory_is_killed_and_gets_more(story: Story) -> None:
-    killed, again, *others = story.jobs("rollouts")
+    killed, again, *others = story.jobs("rollouts_wildcards_tiny")
     assert others == []
     assert (killed.state, again.state) == ("FAILED", "COMPLETED")
     assert (killed.memory, again.memory) == ("250M", "2500M")
-    (log,) = (story.project / ".snakemake" / "slurm_logs" / "rule_rollouts").glob(f"{killed.id}.log")
+    (log,) = (story.project / ".snakemake" / "slurm_logs" / "rule_rollouts" / "tiny").glob(f"{killed.id}.log")
     assert "exceeded memory limit" in log.read_text()
 
 
 def test_snakemake_killed_and_started_again_keeps_what_was_done(story: Story) -> None:
     assert story.at_the_kill
     states = {job.rule: story.cluster.details(job.id)["JobState"] for job in story.at_the_kill}
-    assert states["rule_evaluate_wildcards_sft"] == "CANCELLED"
+    assert states["rule_evaluate_wildcards_tiny_sft"] == "CANCELLED"
     assert set(states.values()) <= {"CANCELLED", "COMPLETED"}  # the latter in the last moment
     assert (story.results / "base" / "model.safetensors").stat().st_mtime_ns == story.model_made_at
-    assert len(story.jobs("pretrain")) == 1
+    assert len(story.jobs("pretrain_wildcards_tiny")) == 1
     assert (story.results / "summary.md").is_file()
     for scratch in ("scratch", "shards"):
         assert not list((story.results / scratch).rglob("*")), scratch
@@ -229,7 +230,7 @@ def test_each_gpu_job_sees_a_gpu_of_its_own(story: Story) -> None:
         taken = re.search(r"GPU ([01]) \(all that SLURM job (\d+) sees: no lock\)", log)
         assert taken is not None, log
         details = story.cluster.details(taken[2])
-        assert details["Comment"] == f"rule_hidden_states_wildcards_{run}"
+        assert details["Comment"] == f"rule_hidden_states_wildcards_tiny_{run}"
         assert details["TresPerJob"] == "gres:gpu:1"
 
 

@@ -10,12 +10,15 @@ import pytest
 import torch
 from scipy.stats import chisquare
 
-from deltageom import engines, generation, models
-from deltageom.engines import Completion, Request, Sampling, Setup
 from deltageom.errors import UserError
-from deltageom.records import Problem
-from deltageom.schema import Base, Prompt, Vllm
-from tests import tiny_checkpoints
+from deltageom.generation.engine import Completion, Engine, Request, Sampling, Setup, load_engine
+from deltageom.generation.generate import complete, requests
+from deltageom.generation.shards import Shards
+from deltageom.models.load import load_model, load_tokenizer
+from deltageom.models.prompts import prompt_ids
+from deltageom.problems.problem import Problem
+from deltageom.study.schema import Base, Prompt, Vllm
+from tests.deltas import tiny_checkpoints
 
 GREEDY = Sampling(0.0, 1.0, 0, 12)
 PROBLEMS = [
@@ -33,14 +36,14 @@ def setup(model: Path, base: Base, adapter: Path | None = None, batch_size: int 
 
 @pytest.fixture(scope="module")
 def wanted(tiny_model: Path, base_settings: Base, prompt: Prompt) -> list[Request]:
-    tokenizer = models.load_tokenizer(str(tiny_model), base_settings)
-    prompts = [models.prompt_ids(tokenizer, prompt, problem.question) for problem in PROBLEMS]
-    return generation.requests(PROBLEMS, prompts, 5, seed=3)
+    tokenizer = load_tokenizer(str(tiny_model), base_settings)
+    prompts = [prompt_ids(tokenizer, prompt, problem.question) for problem in PROBLEMS]
+    return requests(PROBLEMS, prompts, 5, seed=3)
 
 
 @pytest.fixture(scope="module")
-def of_base(tiny_model: Path, base_settings: Base) -> engines.Engine:
-    return engines.load("vllm", setup(tiny_model, base_settings))
+def of_base(tiny_model: Path, base_settings: Base) -> Engine:
+    return load_engine("vllm", setup(tiny_model, base_settings))
 
 
 @pytest.fixture(scope="module", params=["base", "first", "second", "checkpoint"])
@@ -49,15 +52,15 @@ def both(
     tiny_model: Path,
     base_settings: Base,
     tiny_adapters: dict[str, Path],
-    of_base: engines.Engine,
+    of_base: Engine,
     tmp_path_factory: pytest.TempPathFactory,
-) -> tuple[engines.Engine, engines.Engine]:
+) -> tuple[Engine, Engine]:
     """vLLM and transformers with the base, an adapter or a whole checkpoint."""
     adapter = tiny_adapters.get(request.param)
     if request.param == "checkpoint":
         adapter = tiny_checkpoints.perturbed(tiny_model, tmp_path_factory.mktemp("whole") / "run", seed=1)
     told = setup(tiny_model, base_settings, adapter)
-    return of_base if adapter is None else engines.load("vllm", told), engines.load("transformers", told)
+    return of_base if adapter is None else load_engine("vllm", told), load_engine("transformers", told)
 
 
 def same_log_probs(one: list[Completion], other: list[Completion]) -> None:
@@ -66,9 +69,9 @@ def same_log_probs(one: list[Completion], other: list[Completion]) -> None:
 
 
 def test_greedy_tokens_and_log_probs_are_those_of_transformers(
-    both: tuple[engines.Engine, engines.Engine], wanted: list[Request]
+    both: tuple[Engine, Engine], wanted: list[Request]
 ) -> None:
-    one, other = (generation.complete(engine, wanted, GREEDY) for engine in both)
+    one, other = (complete(engine, wanted, GREEDY) for engine in both)
     assert [c.token_ids for c in one] == [c.token_ids for c in other]
     assert [c.finish_reason for c in one] == [c.finish_reason for c in other]
     same_log_probs(one, other)
@@ -78,7 +81,7 @@ def test_greedy_tokens_and_log_probs_are_those_of_transformers(
     ("temperature", "top_p", "top_k"), [(1.0, 1.0, 0), (0.6, 1.0, 0), (1.0, 0.5, 0), (0.8, 1.0, 7)]
 )
 def test_sampled_log_probs_are_the_policys_own(
-    both: tuple[engines.Engine, engines.Engine],
+    both: tuple[Engine, Engine],
     wanted: list[Request],
     temperature: float,
     top_p: float,
@@ -87,9 +90,7 @@ def test_sampled_log_probs_are_the_policys_own(
     """Of what vLLM drew, by one unpadded forward pass of transformers, renormalised over what the policy leaves."""
     engine, reference = both
     network = reference.model  # type: ignore[attr-defined]
-    for request, made in zip(
-        wanted, generation.complete(engine, wanted, Sampling(temperature, top_p, top_k, 8)), strict=True
-    ):
+    for request, made in zip(wanted, complete(engine, wanted, Sampling(temperature, top_p, top_k, 8)), strict=True):
         tokens = list(made.token_ids)
         with torch.no_grad():
             logits = (
@@ -102,23 +103,23 @@ def test_sampled_log_probs_are_the_policys_own(
             assert log_prob == pytest.approx(float(row[token] - row[kept].logsumexp(0)), abs=1e-4)
 
 
-def test_samples_differ_and_seeds_repeat(of_base: engines.Engine, wanted: list[Request]) -> None:
+def test_samples_differ_and_seeds_repeat(of_base: Engine, wanted: list[Request]) -> None:
     policy = Sampling(1.0, 1.0, 0, 8)
-    one, two = (generation.complete(of_base, wanted, policy) for _ in range(2))
+    one, two = (complete(of_base, wanted, policy) for _ in range(2))
     assert one == two
     assert len({tuple(c.token_ids) for c in one[:5]}) == 5
     other = [Request(request.prompt, request.seed + 1) for request in wanted]
-    assert generation.complete(of_base, other, policy) != one
+    assert complete(of_base, other, policy) != one
 
 
 def test_a_completion_is_its_own_seeds_whatever_stands_beside_it(
-    of_base: engines.Engine, wanted: list[Request], tmp_path: Path
+    of_base: Engine, wanted: list[Request], tmp_path: Path
 ) -> None:
     policy = Sampling(1.0, 0.9, 0, 8)
-    whole = generation.complete(of_base, wanted, policy)
-    turned = generation.complete(of_base, wanted[::-1], policy)[::-1]
-    few = generation.complete(of_base, wanted[3:5], policy)
-    sharded = generation.complete(of_base, wanted, policy, generation.Shards(tmp_path, {}, 3, 1))
+    whole = complete(of_base, wanted, policy)
+    turned = complete(of_base, wanted[::-1], policy)[::-1]
+    few = complete(of_base, wanted[3:5], policy)
+    sharded = complete(of_base, wanted, policy, Shards(tmp_path, {}, 3, 1))
     assert [c.token_ids for c in turned] == [c.token_ids for c in whole]
     assert [c.token_ids for c in few] == [c.token_ids for c in whole[3:5]]
     assert [c.token_ids for c in sharded] == [c.token_ids for c in whole]
@@ -126,13 +127,11 @@ def test_a_completion_is_its_own_seeds_whatever_stands_beside_it(
 
 
 def test_tokens_are_drawn_as_often_as_the_policy_says(
-    of_base: engines.Engine, wanted: list[Request], tiny_model: Path, base_settings: Base
+    of_base: Engine, wanted: list[Request], tiny_model: Path, base_settings: Base
 ) -> None:
     n = 2000
-    made = generation.complete(
-        of_base, [Request(wanted[0].prompt, seed) for seed in range(n)], Sampling(0.5, 1.0, 8, 1)
-    )
-    network = models.load_model(str(tiny_model), base_settings, "cpu")
+    made = complete(of_base, [Request(wanted[0].prompt, seed) for seed in range(n)], Sampling(0.5, 1.0, 8, 1))
+    network = load_model(str(tiny_model), base_settings, "cpu")
     with torch.no_grad():
         logits = network(torch.tensor([list(wanted[0].prompt)])).logits[0, -1] / 0.5
     kept = logits.topk(8)
@@ -145,12 +144,10 @@ def test_tokens_are_drawn_as_often_as_the_policy_says(
     assert chisquare(observed, wanted_counts).pvalue > 1e-3
 
 
-def test_the_end_of_sequence_closes_a_completion(
-    of_base: engines.Engine, wanted: list[Request], tiny_model: Path
-) -> None:
+def test_the_end_of_sequence_closes_a_completion(of_base: Engine, wanted: list[Request], tiny_model: Path) -> None:
     eos = json.loads((tiny_model / "generation_config.json").read_text())["eos_token_id"]
     asked = [Request(wanted[0].prompt, seed) for seed in range(200)]
-    made = generation.complete(of_base, asked, Sampling(2.0, 1.0, 0, 30))
+    made = complete(of_base, asked, Sampling(2.0, 1.0, 0, 30))
     assert {completion.finish_reason for completion in made} == {"stop", "length"}
     for completion in made:
         assert (completion.token_ids[-1] == eos) == (completion.finish_reason == "stop")
@@ -163,10 +160,10 @@ def test_the_end_of_sequence_closes_a_completion(
 
 def test_seeds_hold_where_prompts_are_more_than_one_step_reads(tiny_model: Path, base_settings: Base) -> None:
     """48 prompts of 100 tokens at once: vLLM would read some in parts."""
-    engine = engines.load("vllm", setup(tiny_model, base_settings, batch_size=48))
+    engine = load_engine("vllm", setup(tiny_model, base_settings, batch_size=48))
     asked = [Request([10 + seed, *range(20, 119)], seed) for seed in range(48)]
-    together = generation.complete(engine, asked, Sampling(1.0, 1.0, 0, 6))
-    alone = generation.complete(engine, asked[40:41], Sampling(1.0, 1.0, 0, 6))
+    together = complete(engine, asked, Sampling(1.0, 1.0, 0, 6))
+    alone = complete(engine, asked[40:41], Sampling(1.0, 1.0, 0, 6))
     assert together[40].token_ids == alone[0].token_ids
 
 
@@ -179,11 +176,9 @@ def test_an_adapter_of_a_rank_over_vllms_default_of_16(
     config = LoraConfig(
         r=24, lora_alpha=24, use_rslora=True, init_lora_weights=False, target_modules=["q_proj"], task_type="CAUSAL_LM"
     )
-    get_peft_model(models.load_model(str(tiny_model), base_settings, "cpu"), config).save_pretrained(tmp_path)
+    get_peft_model(load_model(str(tiny_model), base_settings, "cpu"), config).save_pretrained(tmp_path)
     told = setup(tiny_model, base_settings, tmp_path)
-    one, other = (
-        generation.complete(engines.load(name, told), wanted[::5], GREEDY) for name in ("vllm", "transformers")
-    )
+    one, other = (complete(load_engine(name, told), wanted[::5], GREEDY) for name in ("vllm", "transformers"))
     assert [c.token_ids for c in one] == [c.token_ids for c in other]
     same_log_probs(one, other)
 
@@ -196,11 +191,11 @@ def test_clear_errors_before_the_engine_starts(
     config = json.loads((large / "adapter_config.json").read_text())
     (large / "adapter_config.json").write_text(json.dumps(config | {"r": 600}))
     with pytest.raises(UserError, match=r"rank 600 is over vLLM's limit of 512: set evaluation\.engine: transformers"):
-        engines.load("vllm", setup(tiny_model, base_settings, large))
+        load_engine("vllm", setup(tiny_model, base_settings, large))
     with pytest.raises(UserError, match=r"no model folder: it has no config\.json"):
-        engines.load("vllm", setup(tmp_path, base_settings))
+        load_engine("vllm", setup(tmp_path, base_settings))
     with pytest.raises(UserError, match="device is cuda, but vLLM finds no CUDA GPU"):
-        engines.load("vllm", dataclasses.replace(setup(tiny_model, base_settings), device="cuda"))
+        load_engine("vllm", dataclasses.replace(setup(tiny_model, base_settings), device="cuda"))
     told = setup(tiny_model, base_settings)
     for length, says in (
         (64, "is 64, but the longest prompt and its max_tokens take 128"),
@@ -208,7 +203,7 @@ def test_clear_errors_before_the_engine_starts(
     ):
         limited = dataclasses.replace(told, vllm=told.vllm.model_copy(update={"max_model_length": length}))
         with pytest.raises(UserError, match=says):
-            engines.load("vllm", limited)
+            load_engine("vllm", limited)
 
 
 def test_an_adapter_that_vllm_cannot_apply_is_one_clear_error(
@@ -219,4 +214,4 @@ def test_an_adapter_that_vllm_cannot_apply_is_one_clear_error(
     config = json.loads((folder / "adapter_config.json").read_text())
     (folder / "adapter_config.json").write_text(json.dumps(config | {"use_dora": True}))
     with pytest.raises(UserError, match="vLLM cannot load"):
-        engines.load("vllm", setup(tiny_model, base_settings, folder))
+        load_engine("vllm", setup(tiny_model, base_settings, folder))

@@ -2,41 +2,64 @@
 import os
 import re
 import sys
+import tempfile
 from pathlib import Path
 
 from snakemake.exceptions import WorkflowError
+from snakemake.logging import logger
 
-from deltageom import devices
-from deltageom import problems as problem_sets
-from deltageom.code import import_closure
 from deltageom.errors import UserError
+from deltageom.hardware import gpus
+from deltageom.jobs import checksums, warm
+from deltageom.jobs import code as sources
+from deltageom.jobs.watch import STARTED_BY
+from deltageom.measures import interface as measures
 from deltageom.methods import interface as methods
-from deltageom.provenance_summary import job_names
-from deltageom.schema import EMBEDDED, Execution
-from deltageom.study import load_study, settings, told
-from deltageom.watch import STARTED_BY
+from deltageom.planning.jobs import job_names
+from deltageom.problems.load import problems_from_file
+from deltageom.report import results
+from deltageom.report.page import parts
+from deltageom.study import sharing
+from deltageom.study.layers import settings, told
+from deltageom.study.load import ancestors, load_study
+from deltageom.study.places import ADAPTER_FILES, CHECKPOINT_FILES, MODEL_FILES, Places
+from deltageom.study.renamed import check_results
+from deltageom.study.running import Execution
+from deltageom.study.schema import TOY_BASE
+from deltageom.toy import shipped
 
 # The commands are installed beside this Python; a job's conda environment, if there is one, still comes first.
 os.environ.update(
     PATH=os.pathsep.join([str(Path(sys.executable).parent), *os.get_exec_path()])
 )
 os.environ[STARTED_BY] = str(os.getpid())  # jobs end with this process
+checksums.by_content()
 
 try:
     TOLD = told(
         workflow.config_settings.configfiles, workflow.config_settings.config_args
     )
     STUDY = load_study(overrides=TOLD)
+    ANCESTORS = ancestors(STUDY.study)
+    VIEWS = sharing.views(STUDY, ANCESTORS)
     if workflow.is_main_process:
-        for dataset in (STUDY.problems, *STUDY.benchmarks.values()):
-            if dataset.source == "file":
-                problem_sets.from_file(dataset)
+        for owner in sorted({one for view in VIEWS for one in view.owners.values()}):
+            check_results(Path("results", owner))
+        for key, dataset in STUDY.datasets().items():
+            name = "train" if key == "problems" else key.removeprefix("benchmarks.")
+            try:
+                if dataset.source == "file":
+                    problems_from_file(dataset, STUDY.grading.grader(name))
+            except UserError as error:
+                raise UserError(f"{key}: {error}")
         if STUDY.rollouts.file and not Path(STUDY.rollouts.file).is_file():
             raise UserError(f"rollouts.file: {STUDY.rollouts.file}: no such file")
 except UserError as error:
     raise WorkflowError(f"study {config.get('study')!r} cannot run:\n{error}")
+if workflow.is_main_process:
+    logger.info(f"study {STUDY.study}", extra={"study": STUDY.study})
 # the environment, not an argument: how many share a GPU is no part of a job's command
-os.environ[devices.JOBS_PER_GPU] = str(STUDY.execution.jobs_per_gpu)
+os.environ[gpus.JOBS_PER_GPU] = str(STUDY.execution.jobs_per_gpu)
 
 
 def check_gpus(local):
@@ -49,7 +72,7 @@ def check_gpus(local):
             " raise gpu, or lower execution.processes and execution.tensor_parallel"
         )
     if local:
-        devices.check(STUDY.gpus())
+        gpus.check(STUDY.gpus())
 
 
 # Snakemake chooses the executor only after this file; a remote one has default resources before that.
@@ -67,22 +90,20 @@ onstart:
                 check_gpus(workflow.local_exec)
         except UserError as error:
             raise WorkflowError(f"study {STUDY.study!r} cannot run here: {error}")
+        # not with GPUs, which a process that has asked for one cannot share with its forks; nor in other environments
+        if (
+            STUDY.execution.warm_start
+            and not (GPUS or STUDY.uses_vllm())
+            and workflow.local_exec
+            and len(list(workflow.dag.needrun_jobs())) >= warm.ENOUGH_JOBS
+            and not workflow.deployment_settings.deployment_method
+        ):
+            os.environ[warm.FOLDER] = os.path.join(
+                tempfile.gettempdir(),
+                f"deltageom-{os.getpid()}-{os.urandom(4).hex()}",
+            )
 
 
-# Without how jobs run, which is nothing that the summary speaks of.
-COMPARED = STUDY.model_copy(
-    update={
-        "execution": Execution(
-            processes=1,
-            jobs_per_gpu=1,
-            checkpoint_every=None,
-            report_to=[],
-            shard_size=1,
-            tensor_parallel=1,
-            memory_share=1.0,
-        )
-    }
-)
 RESULTS = f"results/{STUDY.study}"
 # Sorted: the order of keys in a study's file changes no job. Reports alone keep the study's order.
 RUNS = sorted(STUDY.runs)
@@ -90,46 +111,75 @@ MODELS = ["base", *RUNS]
 BENCHMARKS = sorted(STUDY.benchmarks)
 ALL_MODULES = STUDY.modules()
 MODULES = sorted({module.split(".", 2)[2] for module in ALL_MODULES})
-# Where overlaps are only counted, a new benchmark is no reason to sample the training problems again.
-DROPS_OVERLAPS = STUDY.decontamination.overlap == "drop"
-TRAINED_ON = (
-    f"{RESULTS}/decontamination/train.jsonl"
-    if DROPS_OVERLAPS
-    else f"{RESULTS}/problems/train.jsonl"
-)
-DECONTAMINATION_FILES = ["train.jsonl", "overlaps.jsonl", "report.json"]
 BASE_RANK = STUDY.measures.geometry.base_rank
 GPUS = 1 if STUDY.device == "cuda" else 0
 ENVIRONMENT = "../../envs/gpu.yaml" if GPUS else "../../envs/cpu.yaml"
+MEASURES = measures.load_all()
+MEASURE_CODE = [f"measures.{name}" for name in MEASURES]
 
-MODEL_FILES = [
-    "config.json",
-    "generation_config.json",
-    "model.safetensors",
-    "tokenizer.json",
-    "tokenizer_config.json",
-]
-ADAPTER_FILES = ["adapter_config.json", "adapter_model.safetensors"]
-CHECKPOINT_FILES = ["config.json", "generation_config.json", "model.safetensors"]
 # Runs without an adapter: their delta is a difference of whole models.
 WHOLE_RUNS = [run for run in RUNS if STUDY.runs[run].training.adapter == "none"]
 
 
-def code(command, *found_by_name):
-    """The files whose edit changes what a command does; `found_by_name`: modules that it looks up at run time."""
-    modules = [f"cli.{command.replace('-', '_')}", *found_by_name]
-    paths = {path for module in modules for path in import_closure(module)}
-    # relative where it can be: a project that has moved has nothing to rerun
-    return sorted(
-        os.path.relpath(path) if path.is_relative_to(Path.cwd()) else str(path)
-        for path in paths
+# The replicates, the study itself first: each knows which folder has each of its files.
+REPLICATES = [Places(view) for view in VIEWS]
+MAIN = REPLICATES[0]
+STAGES = MAIN.view.stages
+
+
+def of(stage, wildcards):
+    """The replicate whose job of this stage is meant: the first of those that have its files in the owner's folder.
+
+    `stage` may hold the other wildcards: `train/{run}`. What is no stage, a measure of one's own, is of each replicate.
+    """
+    name, folder = stage.format(**dict(wildcards)), f"results/{wildcards.owner}"
+    return next(places for places in REPLICATES if places.at(name) == folder)
+
+
+def owners(kind):
+    """The `owner` wildcard of a stage, or of the stages KIND/NAME: a folder matches only before a name that it owns."""
+    names = {}
+    for places in REPLICATES:
+        for stage, owner in places.view.owners.items():
+            if stage.partition("/")[0] == kind:
+                names.setdefault(owner, set()).add(stage.partition("/")[2])
+    if not names:
+        names = {places.study.study: {""} for places in REPLICATES}
+    return "|".join(
+        (
+            re.escape(owner)
+            if owned == {""}
+            else rf"{re.escape(owner)}(?=/(?:[^/]+/)*(?:{any_of(sorted(owned))})(?:/|\.[a-z]+$))"
+        )
+        for owner, owned in names.items()
     )
+
+
+def any_of(names):
+    """A wildcard's pattern that only these names match."""
+    return "|".join(re.escape(name) for name in names) or "(?!)"
+
+
+def code(command, *found_by_name):
+    """What a command does, as params: a file and the digest of its meaning each, so that `snakemake -n` names the file.
+
+    `found_by_name`: modules that the command looks up at run time.
+    """
+    package = "cli" if command in ("grade", "report") else "cli.jobs"  # for people, too
+    files = sources.digests(f"{package}.{command.replace('-', '_')}", *found_by_name)
+    return [f"{file} {digest}" for file, digest in files.items()]
+
+
+def measure_code(name):
+    """As `code`, of a measure's rows: how its tables and figures look is no part of them."""
+    files = code("measure", f"measures.{name}")
+    return [file for file in files if not file.startswith("deltageom/display/")]
 
 
 def engine_code(command, engine):
     """As `code`, with the engine's file if this version has it; a job says if it has not."""
     try:
-        return code(command, f"engines.{engine}")
+        return code(command, f"generation.engines.{engine}")
     except ModuleNotFoundError:
         return code(command)
 
@@ -139,43 +189,8 @@ def memory(mb):
     return lambda _, attempt: mb * attempt
 
 
-def transformers_settings(engine):
-    """Those of the transformers engine where it generates: jobs of another engine do not depend on them."""
-    return STUDY.transformers if engine == "transformers" else None
-
-
 def generation_gpus(engine):
     return GPUS * (STUDY.execution.tensor_parallel if engine == "vllm" else 1)
-
-
-def model_path(name):
-    """Folder or hub id of `base`, `teacher` or another model."""
-    if name == "teacher" or (name == "base" and STUDY.base.model == EMBEDDED):
-        return f"{RESULTS}/{name}"
-    return STUDY.base.model if name == "base" else name
-
-
-def model_files(name):
-    """The files of a model that a job must wait for or that may change; none for a hub model."""
-    path = model_path(name)
-    if path in (f"{RESULTS}/base", f"{RESULTS}/teacher"):
-        return [f"{path}/{file}" for file in MODEL_FILES]
-    return sorted(
-        str(file)
-        for kind in ("*.json", "*.safetensors")
-        for file in Path(path).glob(kind)
-    )
-
-
-def dataset_of(name):
-    """The data set that is written as problems/<name>.jsonl: a benchmark's, or the training prompts'."""
-    return STUDY.problems if name == "train" else STUDY.benchmarks[name].dataset
-
-
-def dataset_file(wildcards):
-    """A local data set's file, so that an edit of it is seen; none for the embedded world and the hub."""
-    dataset = dataset_of(wildcards.dataset)
-    return dataset.path if dataset.source == "file" else []
 
 
 def folder(files):
@@ -188,67 +203,6 @@ def runs_after(a):
     return RUNS[RUNS.index(a) + 1 :]
 
 
-def adapter(run):
-    """The files of a run's adapter, or of its whole model where it has none."""
-    files = CHECKPOINT_FILES if run in WHOLE_RUNS else ADAPTER_FILES
-    return [f"{RESULTS}/runs/{run}/{file}" for file in files]
-
-
-def adapter_of(wildcards):
-    """The adapter, or the checkpoint, of a model's name; none for the base."""
-    return [] if wildcards.model == "base" else adapter(wildcards.model)
-
-
-def adapter_argument(wildcards):
-    return (
-        []
-        if wildcards.model == "base"
-        else ["--adapter", f"{RESULTS}/runs/{wildcards.model}"]
-    )
-
-
-def any_of(runs):
-    """A wildcard's pattern that these runs alone match."""
-    return "|".join(re.escape(run) for run in runs) or "(?!)"
-
-
-def method_needs(run, what):
-    return what in methods.load(STUDY.runs[run].method).NEEDS
-
-
-def train_inputs(wildcards):
-    """What only some runs read: the base's log-probs, its held-out samples, the run whose norm is matched."""
-    training = STUDY.runs[wildcards.run].training
-    files = {}
-    if method_needs(wildcards.run, "base"):
-        files["reference"] = f"{RESULTS}/reference/log_probs.parquet"
-    if training.kl_every:
-        files["held_out"] = f"{RESULTS}/reference/held_out.parquet"
-    if training.match_norm:
-        files["match"] = adapter(training.match_norm.run)
-    return files
-
-
-def train_arguments(wildcards, input):
-    arguments = []
-    if "reference" in input.keys():
-        arguments += ["--reference", input.reference]
-    if "held_out" in input.keys():
-        arguments += ["--held-out", input.held_out]
-    if "match" in input.keys():
-        arguments += ["--match", folder(input.match)]
-    return arguments
-
-
-def base_arguments():
-    """The base, which a checkpoint's delta is measured from, and which runs may be held against."""
-    revision = STUDY.base.revision
-    return [
-        *("--base", model_path("base")),
-        *(("--revision", revision) if revision else ()),
-    ]
-
-
 def named(option, paths):
     """An option of NAME=PATH for each of the paths, by name."""
     return [
@@ -258,55 +212,17 @@ def named(option, paths):
     ]
 
 
-def module_arguments(layer):
-    return [
-        argument
-        for name in MODULES
-        for argument in ("--module", f"layers.{layer}.{name}")
-    ]
+def named_each(option, values):
+    """An option that stands before each of the values."""
+    return [argument for value in values for argument in (option, value)]
 
 
-def base_spectra(wildcards):
-    """The base's singular triplets of a layer's modules, if the study asks for them."""
-    return [
-        f"{RESULTS}/base_spectrum/layers.{wildcards.layer}.{module}.safetensors"
-        for module in MODULES
-        if BASE_RANK
-    ]
-
-
-def spectra_arguments(spectra):
-    return ["--spectra", folder(spectra), "--base-rank", BASE_RANK] if spectra else []
-
-
-def reported(path, section, kind):
-    """A file that `snakemake --report` shows, with the caption of its name.
-
-    One label: of two the report makes a switch, where half of a section's files have one value and half the other,
-    and then wants every file to have a counterpart.
-    """
-    name = Path(path).stem
-    return report(
-        path,
-        caption=f"../report/{name}.rst",
-        category=section,
-        labels={"result": f"{name.replace('_', ' ')} ({kind})"},
-    )
-
-
-def in_sections(files, sections, suffix, kind):
-    """The files, those with the suffix flagged for the report."""
-    return [
-        (
-            reported(path, sections[Path(path).stem], kind)
-            if path.endswith(suffix)
-            else path
-        )
-        for path in files
-    ]
+def run_arguments(places, runs):
+    return named("--run", {run: places.run(run) for run in runs})
 
 
 wildcard_constraints:
+    owner="[A-Za-z0-9._/-]+",
     run="[A-Za-z0-9._-]+",
     model="[A-Za-z0-9._-]+",
     a="[A-Za-z0-9._-]+",

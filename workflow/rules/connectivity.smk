@@ -1,18 +1,21 @@
 rule connectivity:
     """Boxed-answer loss along the paths between a run's delta and those of the runs after it, in one loaded model."""
     input:
-        base=model_files("base"),
-        a=lambda w: adapter(w.a),
-        b=lambda w: [file for run in runs_after(w.a) for file in adapter(run)],
-        problems=f"{RESULTS}/problems/{STUDY.measures.connectivity.benchmark}.jsonl",
-        code=code("connectivity"),
+        base=lambda w: of("connectivity", w).model_files("base"),
+        a=lambda w: of("connectivity", w).adapter(w.a),
+        b=lambda w: of("connectivity", w).adapters(runs_after(w.a)),
+        problems=lambda w: of("connectivity", w).problems(
+            STUDY.measures.connectivity.benchmark
+        ),
     output:
-        paths=f"{RESULTS}/connectivity/{{a}}.csv",
-        provenance=f"{RESULTS}/provenance/connectivity/{{a}}.json",
+        paths="results/{owner}/connectivity/{a}.csv",
+        provenance="results/{owner}/provenance/connectivity/{a}.json",
     log:
-        f"{RESULTS}/logs/connectivity/{{a}}.log",
+        "results/{owner}/logs/connectivity/{a}.log",
     benchmark:
-        f"{RESULTS}/benchmarks/connectivity/{{a}}.tsv"
+        "results/{owner}/benchmarks/connectivity/{a}.tsv"
+    wildcard_constraints:
+        owner=owners("connectivity"),
     conda:
         ENVIRONMENT
     threads: 1
@@ -21,18 +24,23 @@ rule connectivity:
         mem_mb=memory(3000 if not GPUS else 64000),
         runtime=60,
     params:
+        *measure_code("connectivity"),
         settings=lambda _: settings(
             connectivity=STUDY.measures.connectivity,
             prompt=STUDY.prompt,
             base=STUDY.base,
             device=STUDY.device,
         ),
-        base=lambda _: model_path("base"),
-        a=lambda _, input: folder(input.a),
-        b=lambda w: named(
-            "--b", {run: f"{RESULTS}/runs/{run}" for run in runs_after(w.a)}
+        inputs=lambda w, input: named(
+            "--input",
+            {
+                "base": of("connectivity", w).model("base"),
+                "a": folder(input.a),
+                "problems": input.problems,
+            },
         ),
+        runs=lambda w: run_arguments(of("connectivity", w), runs_after(w.a)),
     shell:
-        "deltageom connectivity --settings {params.settings:q} --base {params.base:q} --a {params.a:q}"
-        " {params.b:q} --problems {input.problems:q} --output {output.paths:q}"
+        "deltageom measure connectivity --settings {params.settings:q} {params.inputs:q} {params.runs:q}"
+        " --output {output.paths:q}"
         " --gpus {resources.gpu} --provenance {output.provenance:q} --log {log:q}"

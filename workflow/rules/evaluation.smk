@@ -1,26 +1,27 @@
 rule evaluate:
-    """Answers of the base or a run to every benchmark: one path, one engine start, one record a completion."""
+    """Answers of the base or a run to every benchmark: one path, one engine start, one record per completion."""
     input:
-        base=model_files("base"),
-        adapter=adapter_of,
-        benchmarks=expand(
-            f"{RESULTS}/problems/{{benchmark}}.jsonl", benchmark=BENCHMARKS
-        ),
-        code=engine_code("evaluate", STUDY.evaluation.engine),
+        base=lambda w: of("evaluate/{model}", w).model_files("base"),
+        adapter=lambda w: of("evaluate/{model}", w).adapter(w.model),
+        benchmarks=lambda w: [
+            of("evaluate/{model}", w).problems(name) for name in BENCHMARKS
+        ],
     output:
         # kept by the job where they are still true: a new benchmark is answered alone
         records=update(
             expand(
-                f"{RESULTS}/evaluation/{{{{model}}}}/{{benchmark}}.jsonl",
+                "results/{{owner}}/evaluation/{{model}}/{benchmark}.jsonl",
                 benchmark=BENCHMARKS,
             )
         ),
-        identity=update(f"{RESULTS}/evaluation/{{model}}/identity.json"),
-        provenance=f"{RESULTS}/provenance/evaluate/{{model}}.json",
+        identity=update("results/{owner}/evaluation/{model}/identity.json"),
+        provenance="results/{owner}/provenance/evaluate/{model}.json",
     log:
-        f"{RESULTS}/logs/evaluate/{{model}}.log",
+        "results/{owner}/logs/evaluate/{model}.log",
     benchmark:
-        f"{RESULTS}/benchmarks/evaluate/{{model}}.tsv"
+        "results/{owner}/benchmarks/evaluate/{model}.tsv"
+    wildcard_constraints:
+        owner=owners("evaluate"),
     conda:
         ENVIRONMENT
     threads: 1
@@ -32,29 +33,23 @@ rule evaluate:
         tensor_parallel=STUDY.execution.tensor_parallel,
         memory_share=str(STUDY.execution.memory_share),
     params:
-        settings=lambda _: settings(
-            evaluation=STUDY.evaluation,
-            decodings={
-                name: benchmark.decoding.model_dump(mode="json")
-                for name, benchmark in STUDY.benchmarks.items()
-            },
-            prompt=STUDY.prompt,
-            base=STUDY.base,
-            device=STUDY.device,
-            transformers=transformers_settings(STUDY.evaluation.engine),
-            vllm=STUDY.vllm,
-        ),
-        base=lambda _: model_path("base"),
-        adapter=adapter_argument,
-        benchmarks=named(
-            "--benchmark",
-            {name: f"{RESULTS}/problems/{name}.jsonl" for name in BENCHMARKS},
-        ),
+        *engine_code("evaluate", STUDY.evaluation.engine),
+        settings=lambda w: of("evaluate/{model}", w).told(f"evaluate/{w.model}"),
+        base=lambda w: of("evaluate/{model}", w).model("base"),
+        adapter=lambda w: of("evaluate/{model}", w).adapter_argument(w.model),
+        benchmarks=lambda w: benchmark_arguments(of("evaluate/{model}", w)),
         folder=lambda _, output: folder(output.records),
-        scratch=lambda w: f"{RESULTS}/shards/evaluate-{w.model}",
+        # of `output`, so that Snakemake compares it with nothing: what is found there is checked
+        earlier=lambda w, output: named_each(
+            "--earlier",
+            of("evaluate/{model}", w).earlier(
+                f"evaluate/{w.model}", f"evaluation/{w.model}"
+            ),
+        ),
+        scratch=lambda w: f"results/{w.owner}/shards/evaluate-{w.model}",
     shell:
         "deltageom evaluate --settings {params.settings:q} --base {params.base:q} {params.adapter:q}"
-        " {params.benchmarks:q} --output {params.folder:q} --scratch {params.scratch:q}"
+        " {params.benchmarks:q} {params.earlier:q} --output {params.folder:q} --scratch {params.scratch:q}"
         " --shard-size {resources.shard_size} --tensor-parallel {resources.tensor_parallel}"
         " --memory-share {resources.memory_share} --gpus {resources.gpu} --provenance {output.provenance:q} --log {log:q}"
 
@@ -62,20 +57,22 @@ rule evaluate:
 rule grade:
     """A model's records with what each of two graders says: no GPU, so that a change of a grader generates nothing."""
     input:
-        records=expand(
-            f"{RESULTS}/evaluation/{{{{model}}}}/{{benchmark}}.jsonl",
-            benchmark=BENCHMARKS,
-        ),
-        code=code("grade"),
+        records=lambda w: [
+            of("grade/{model}", w).answers(w.model, benchmark)
+            for benchmark in BENCHMARKS
+        ],
     output:
         graded=expand(
-            f"{RESULTS}/graded/{{{{model}}}}/{{benchmark}}.jsonl", benchmark=BENCHMARKS
+            "results/{{owner}}/graded/{{model}}/{benchmark}.jsonl",
+            benchmark=BENCHMARKS,
         ),
-        provenance=f"{RESULTS}/provenance/grade/{{model}}.json",
+        provenance="results/{owner}/provenance/grade/{model}.json",
     log:
-        f"{RESULTS}/logs/grade/{{model}}.log",
+        "results/{owner}/logs/grade/{model}.log",
     benchmark:
-        f"{RESULTS}/benchmarks/grade/{{model}}.tsv"
+        "results/{owner}/benchmarks/grade/{model}.tsv"
+    wildcard_constraints:
+        owner=owners("grade"),
     conda:
         "../../envs/cpu.yaml"
     threads: 1
@@ -83,7 +80,9 @@ rule grade:
         mem_mb=memory(3000),
         runtime=120,
     params:
+        *code("grade"),
+        primary=STUDY.grading.primary,
         folder=lambda _, output: folder(output.graded),
     shell:
-        "deltageom grade {input.records:q} --output {params.folder:q} --workers {threads}"
+        "deltageom grade {input.records:q} --primary {params.primary} --output {params.folder:q} --workers {threads}"
         " --provenance {output.provenance:q} --log {log:q}"

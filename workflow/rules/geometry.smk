@@ -1,18 +1,19 @@
 rule base_spectrum:
     """The leading singular triplets of one layer's base weights, which every run is held against: once a base."""
     input:
-        base=model_files("base"),
-        code=code("base-spectrum"),
+        base=lambda w: of("base_spectrum", w).model_files("base"),
     output:
         spectra=expand(
-            f"{RESULTS}/base_spectrum/layers.{{{{layer}}}}.{{module}}.safetensors",
+            "results/{{owner}}/base_spectrum/layers.{{layer}}.{module}.safetensors",
             module=MODULES,
         ),
-        provenance=f"{RESULTS}/provenance/base_spectrum/{{layer}}.json",
+        provenance="results/{owner}/provenance/base_spectrum/{layer}.json",
     log:
-        f"{RESULTS}/logs/base_spectrum/{{layer}}.log",
+        "results/{owner}/logs/base_spectrum/{layer}.log",
     benchmark:
-        f"{RESULTS}/benchmarks/base_spectrum/{{layer}}.tsv"
+        "results/{owner}/benchmarks/base_spectrum/{layer}.tsv"
+    wildcard_constraints:
+        owner=owners("base_spectrum"),
     conda:
         "../../envs/cpu.yaml"
     threads: 1
@@ -20,7 +21,8 @@ rule base_spectrum:
         mem_mb=memory(3000),
         runtime=60,
     params:
-        base=base_arguments(),
+        *code("base-spectrum"),
+        base=lambda w: of("base_spectrum", w).base_arguments(),
         modules=lambda w: module_arguments(w.layer),
         rank=lambda _: BASE_RANK,
         folder=lambda _, output: folder(output.spectra),
@@ -30,27 +32,30 @@ rule base_spectrum:
 
 
 rule geometry:
-    """Weight geometry of one layer's modules, every run and pair, from the thin factors: one file a module.
+    """Weight geometry of one layer's modules, every run and pair, from the thin factors: one file per module.
 
     Its pairs are kept as long as their adapters are the same, so a run that joins a study adds its own alone.
     """
     input:
-        adapters=[file for run in RUNS for file in adapter(run)],
-        base=model_files("base") if WHOLE_RUNS or BASE_RANK else [],
+        adapters=lambda w: of("geometry", w).adapters(RUNS),
+        base=lambda w: (
+            of("geometry", w).model_files("base") if WHOLE_RUNS or BASE_RANK else []
+        ),
         spectra=base_spectra,
-        code=code("geometry"),
     output:
         modules=update(
             expand(
-                f"{RESULTS}/geometry/layers.{{{{layer}}}}.{{module}}.json",
+                "results/{{owner}}/geometry/layers.{{layer}}.{module}.json",
                 module=MODULES,
             )
         ),
-        provenance=f"{RESULTS}/provenance/geometry/{{layer}}.json",
+        provenance="results/{owner}/provenance/geometry/{layer}.json",
     log:
-        f"{RESULTS}/logs/geometry/{{layer}}.log",
+        "results/{owner}/logs/geometry/{layer}.log",
     benchmark:
-        f"{RESULTS}/benchmarks/geometry/{{layer}}.tsv"
+        "results/{owner}/benchmarks/geometry/{layer}.tsv"
+    wildcard_constraints:
+        owner=owners("geometry"),
     conda:
         "../../envs/cpu.yaml"
     threads: 1
@@ -58,16 +63,23 @@ rule geometry:
         mem_mb=memory(2000 + 2000 * len(WHOLE_RUNS)),  # theirs are dense
         runtime=60,
     params:
-        runs=named("--run", {run: f"{RESULTS}/runs/{run}" for run in RUNS}),
+        *code("geometry"),
+        runs=lambda w: run_arguments(of("geometry", w), RUNS),
         modules=lambda w: module_arguments(w.layer),
-        base=base_arguments() if WHOLE_RUNS or BASE_RANK else [],
+        base=lambda w: (
+            of("geometry", w).base_arguments() if WHOLE_RUNS or BASE_RANK else []
+        ),
         spectra=lambda _, input: spectra_arguments(input.spectra),
         top_k=[
             argument
             for top_k in STUDY.measures.geometry.top_k
             for argument in ("--top-k", top_k)
         ],
+        # of `output`, so that Snakemake compares it with nothing: what is found there is checked
+        earlier=lambda w, output: named_each(
+            "--earlier", of("geometry", w).earlier("geometry", "geometry")
+        ),
         folder=lambda _, output: folder(output.modules),
     shell:
         "deltageom geometry {params.runs:q} {params.modules:q} {params.base:q} {params.spectra:q} {params.top_k}"
-        " --output {params.folder:q} --provenance {output.provenance:q} --log {log:q}"
+        " {params.earlier:q} --output {params.folder:q} --provenance {output.provenance:q} --log {log:q}"

@@ -1,56 +1,9 @@
-# Each table and figure by the section of the report that it belongs to.
-TABLE_SECTIONS = {
-    "accuracy": "Accuracy",
-    "barriers": "Linear mode connectivity",
-    "cka": "Hidden states",
-    "comparisons": "Accuracy",
-    "connectivity": "Linear mode connectivity",
-    "cosine_matrix": "Weight updates",
-    "decontamination": "Training data",
-    "disagreements": "Accuracy",
-    "geometry_global": "Weight updates",
-    "geometry_layer": "Weight updates",
-    "geometry_module": "Weight updates",
-    "graders": "Accuracy",
-    "pass_at_k": "Accuracy",
-    "training": "Training",
-    "training_curves": "Training",
-}
-FIGURE_SECTIONS = {
-    "accuracy": "Accuracy",
-    "cka_by_layer": "Hidden states",
-    "connectivity_paths": "Linear mode connectivity",
-    "cosine_by_layer": "Weight updates",
-    "cosine_heatmap": "Weight updates",
-    "orthogonal_fraction_by_layer": "Weight updates",
-    "principal_angles": "Weight updates",
-    "training_curves": "Training",
-}
-TABLES = expand(
-    f"{RESULTS}/tables/{{name}}.{{kind}}", name=TABLE_SECTIONS, kind=["csv", "md"]
-)
-FIGURES = expand(
-    f"{RESULTS}/figures/{{name}}.{{kind}}", name=FIGURE_SECTIONS, kind=["svg", "png"]
-)
-
-
 rule tables:
     """Every table, csv for programs and md for people, from the records of all runs, pairs and modules."""
     input:
-        selections=expand(f"{RESULTS}/runs/{{run}}/selection.json", run=RUNS),
-        metrics=expand(f"{RESULTS}/runs/{{run}}/metrics.parquet", run=RUNS),
-        evaluations=expand(
-            f"{RESULTS}/graded/{{model}}/{{benchmark}}.jsonl",
-            model=MODELS,
-            benchmark=BENCHMARKS,
-        ),
-        decontamination=f"{RESULTS}/decontamination/report.json",
-        geometry=expand(f"{RESULTS}/geometry/{{module}}.json", module=ALL_MODULES),
-        connectivity=expand(f"{RESULTS}/connectivity/{{a}}.csv", a=RUNS[:-1]),
-        cka=expand(f"{RESULTS}/cka/{{a}}.csv", a=RUNS[:-1]),
-        code=code("tables"),
+        unpack(lambda w: table_records(places_of(w))),
     output:
-        tables=in_sections(TABLES, TABLE_SECTIONS, ".csv", "table"),
+        tables=reported_if(".csv", TABLES, REPORTED_TABLES, "table"),
         provenance=f"{RESULTS}/provenance/tables.json",
     log:
         f"{RESULTS}/logs/tables.log",
@@ -62,30 +15,90 @@ rule tables:
         mem_mb=memory(2000),
         runtime=30,
     params:
-        settings=lambda _: settings(
-            runs={
-                name: run.model_dump(mode="json") for name, run in STUDY.runs.items()
-            },
-            order=list(STUDY.runs),
-            benchmarks=BENCHMARKS,
-            modules=ALL_MODULES,
-            statistics=STUDY.statistics,
-            reference=STUDY.measures.reference,
-        ),
-        results=lambda _: RESULTS,
+        *code("tables", *MEASURE_CODE),
+        settings=lambda w: table_settings(places_of(w).study),
+        results=lambda w: places_of(w).results,
+        shared=lambda w: named("--shared", places_of(w).shared()),
         folder=lambda _, output: folder(output.tables),
     shell:
-        "deltageom tables --settings {params.settings:q} --results {params.results:q} --output {params.folder:q}"
-        " --provenance {output.provenance:q} --log {log:q}"
+        "deltageom tables --settings {params.settings:q} --results {params.results:q} {params.shared:q}"
+        " --output {params.folder:q} --provenance {output.provenance:q} --log {log:q}"
+
+
+if len(REPLICATES) > 1:
+
+    use rule tables as replicate_tables with:
+        output:
+            tables=expand(
+                "results/{{owner}}/tables/{name}.{kind}",
+                name=REPORTED_TABLES,
+                kind=["csv", "md"],
+            ),
+            provenance="results/{owner}/provenance/tables.json",
+        log:
+            "results/{owner}/logs/tables.log",
+        benchmark:
+            "results/{owner}/benchmarks/tables.tsv"
+        wildcard_constraints:
+            owner=any_of(places.study.study for places in REPLICATES[1:]),
+
+    rule replicates:
+        """Means, spreads and intervals over the replicates, and paired differences between runs."""
+        input:
+            tables=[
+                f"{places.results}/tables/{name}.csv"
+                for places in REPLICATES
+                for name in REPORTED_TABLES
+            ],
+            graded=[file for places in REPLICATES for file in graded_of(places)],
+        output:
+            tables=reported_if(".csv", ACROSS, results.REPLICATES, "table"),
+            provenance=f"{RESULTS}/provenance/replicates.json",
+        log:
+            f"{RESULTS}/logs/replicates.log",
+        benchmark:
+            f"{RESULTS}/benchmarks/replicates.tsv"
+        conda:
+            "../../envs/cpu.yaml"
+        resources:
+            mem_mb=memory(2000),
+            runtime=30,
+        params:
+            *code("replicates"),
+            settings=lambda _: settings(
+                compare_with=STUDY.measures.compare_with,
+                same_problems="base" not in STUDY.replicates.vary,
+                statistics=STUDY.statistics,
+            ),
+            replicates=lambda _: named_each(
+                "--replicate", [f"{places.results}/tables" for places in REPLICATES]
+            ),
+            graded=lambda _: [
+                argument
+                for number, places in enumerate(REPLICATES)
+                for argument in named(
+                    "--graded",
+                    {
+                        f"{number}/{model}/{benchmark}": places.graded(
+                            model, benchmark
+                        )
+                        for model in MODELS
+                        for benchmark in BENCHMARKS
+                    },
+                )
+            ],
+            folder=lambda _, output: folder(output.tables),
+        shell:
+            "deltageom replicates --settings {params.settings:q} {params.replicates:q} {params.graded:q}"
+            " --output {params.folder:q} --provenance {output.provenance:q} --log {log:q}"
 
 
 rule figures:
-    """Every figure, svg and png, from the tables alone."""
+    """Every figure, svg, pdf and png, from the tables alone."""
     input:
-        tables=TABLES,
-        code=code("figures"),
+        tables=[*TABLES, *ACROSS],
     output:
-        figures=in_sections(FIGURES, FIGURE_SECTIONS, ".svg", "figure"),
+        figures=reported_if(".svg", FIGURES, REPORTED_FIGURES, "figure"),
         provenance=f"{RESULTS}/provenance/figures.json",
     log:
         f"{RESULTS}/logs/figures.log",
@@ -97,7 +110,8 @@ rule figures:
         mem_mb=memory(2000),
         runtime=30,
     params:
-        settings=lambda _: settings(reference=STUDY.measures.reference),
+        *code("figures", *MEASURE_CODE),
+        settings=lambda _: settings(compare_with=STUDY.measures.compare_with),
         tables=lambda _, input: folder(input.tables),
         folder=lambda _, output: folder(output.figures),
     shell:
@@ -106,13 +120,13 @@ rule figures:
 
 
 rule summary:
-    """The page that puts tables and figures together, with captions that say n, seed and variant."""
+    """One screen; the long page with all tables and figures, which say n, seed and variant; the tables in LaTeX."""
     input:
-        tables=TABLES,
+        tables=[*TABLES, *ACROSS],
         figures=FIGURES,
-        code=code("summary", *(f"methods.{run.method}" for run in STUDY.runs.values())),
     output:
-        summary=reported(f"{RESULTS}/summary.md", "Summary", "page"),
+        summary=reported(f"{RESULTS}/summary.md", results.PAGES["summary"], "page"),
+        details=reported_if(".md", DETAILS, results.PAGES, "page"),
         provenance=f"{RESULTS}/provenance/summary.json",
     log:
         f"{RESULTS}/logs/summary.log",
@@ -124,33 +138,36 @@ rule summary:
         mem_mb=memory(2000),
         runtime=30,
     params:
-        settings=lambda _: settings(COMPARED),
+        *code("summary", *MEASURE_CODE),
+        # the page quotes them
+        methods=lambda _: {
+            run.method: methods.full_name(run.method) for run in STUDY.runs.values()
+        },
+        settings=lambda _: settings(compared(STUDY)),
         tables=lambda _, input: folder(input.tables),
         figures=lambda _, input: folder(input.figures),
+        folder=lambda _, output: folder(output.summary),
     shell:
         "deltageom summary --settings {params.settings:q} --tables {params.tables:q} --figures {params.figures:q}"
-        " --output {output.summary:q} --provenance {output.provenance:q} --log {log:q}"
+        " --output {params.folder:q} --provenance {output.provenance:q} --log {log:q}"
 
 
 rule provenance:
     """Every job's provenance in one file, and the digests of the results: again only where one of these has changed."""
     input:
-        records=[f"{RESULTS}/provenance/{job}.json" for job in job_names(STUDY)],
+        records=lambda w: job_records(places_of(w)),
         results=[
-            *(file for run in RUNS for file in adapter(run)),
-            f"{RESULTS}/rollouts/rollouts.parquet",
-            *expand(
-                f"{RESULTS}/graded/{{model}}/{{benchmark}}.jsonl",
-                model=MODELS,
-                benchmark=BENCHMARKS,
-            ),
-            *TABLES,
+            *results_of(MAIN),
+            *ACROSS,
             *FIGURES,
             f"{RESULTS}/summary.md",
+            *DETAILS,
+            *[f"{places.results}/provenance.json" for places in REPLICATES[1:]],
         ],
-        code=code("provenance"),
     output:
-        merged=reported(f"{RESULTS}/provenance.json", "Provenance", "JSON"),
+        merged=reported(
+            f"{RESULTS}/provenance.json", results.PAGES["provenance"], "JSON"
+        ),
         provenance=f"{RESULTS}/provenance/provenance.json",
     log:
         f"{RESULTS}/logs/provenance.log",
@@ -162,8 +179,60 @@ rule provenance:
         mem_mb=memory(2000),
         runtime=60,
     params:
-        settings=lambda _: settings(COMPARED),
+        *code("provenance"),
+        settings=lambda w: settings(compared(places_of(w).study)),
         records=lambda _, output: folder(output.provenance),
+        shared=lambda w: named("--shared", places_of(w).shared()),
     shell:
-        "deltageom provenance --settings {params.settings:q} --records {params.records:q} --results {input.results:q}"
-        " --output {output.merged:q} --provenance {output.provenance:q} --log {log:q}"
+        "deltageom provenance --settings {params.settings:q} --records {params.records:q} {params.shared:q}"
+        " --results {input.results:q} --output {output.merged:q} --provenance {output.provenance:q} --log {log:q}"
+
+
+if len(REPLICATES) > 1:
+
+    use rule provenance as replicate_provenance with:
+        input:
+            records=lambda w: job_records(places_of(w)),
+            results=lambda w: results_of(places_of(w)),
+        output:
+            merged="results/{owner}/provenance.json",
+            provenance="results/{owner}/provenance/provenance.json",
+        log:
+            "results/{owner}/logs/provenance.log",
+        benchmark:
+            "results/{owner}/benchmarks/provenance.tsv"
+        wildcard_constraints:
+            owner=any_of(places.study.study for places in REPLICATES[1:]),
+
+
+rule page:
+    """The study as one interactive page, from its tables, records and provenance: a file that asks nothing of anyone."""
+    input:
+        tables=[
+            file
+            for file in (*TABLES, *ACROSS, *REPLICATED_GEOMETRY)
+            if file.endswith(".csv")
+        ],
+        graded=graded_of(MAIN),
+        geometry=[MAIN.geometry(module) for module in ALL_MODULES],
+        merged=f"{RESULTS}/provenance.json",
+    output:
+        page=f"{RESULTS}/report.html",
+        provenance=f"{RESULTS}/provenance/page.json",
+    log:
+        f"{RESULTS}/logs/page.log",
+    benchmark:
+        f"{RESULTS}/benchmarks/page.tsv"
+    conda:
+        "../../envs/cpu.yaml"
+    resources:
+        mem_mb=memory(2000),
+        runtime=30,
+    params:
+        *code("report", *MEASURE_CODE),
+        # files and docstrings that the page shows are none of the code's meaning
+        parts=lambda _: parts.digests({run.method for run in STUDY.runs.values()}),
+        folder=lambda _, input: folder(input.merged),
+    shell:
+        "deltageom report {params.folder:q} --output {output.page:q}"
+        " --provenance {output.provenance:q} --log {log:q}"

@@ -1,21 +1,20 @@
-COMPLETIONS = f"{RESULTS}/rollouts/completions.parquet"
-
 if STUDY.rollouts.file is None:
 
     rule rollouts:
         """K completions a training problem from the study's generator, kept in shards until all are there."""
         input:
-            base=model_files("base"),
-            generator=model_files(STUDY.rollouts.generator),
-            problems=TRAINED_ON,
-            code=engine_code("rollouts", STUDY.rollouts.engine),
+            base=lambda w: of("rollouts", w).model_files("base"),
+            generator=lambda w: of("rollouts", w).model_files(STUDY.rollouts.generator),
+            problems=lambda w: of("rollouts", w).trained_on(),
         output:
-            completions=COMPLETIONS,
-            provenance=f"{RESULTS}/provenance/rollouts.json",
+            completions="results/{owner}/rollouts/completions.parquet",
+            provenance="results/{owner}/provenance/rollouts.json",
         log:
-            f"{RESULTS}/logs/rollouts.log",
+            "results/{owner}/logs/rollouts.log",
         benchmark:
-            f"{RESULTS}/benchmarks/rollouts.tsv"
+            "results/{owner}/benchmarks/rollouts.tsv"
+        wildcard_constraints:
+            owner=owners("rollouts"),
         conda:
             ENVIRONMENT
         threads: 2
@@ -27,17 +26,11 @@ if STUDY.rollouts.file is None:
             tensor_parallel=STUDY.execution.tensor_parallel,
             memory_share=str(STUDY.execution.memory_share),
         params:
-            settings=lambda _: settings(
-                rollouts=STUDY.rollouts,
-                prompt=STUDY.prompt,
-                base=STUDY.base,
-                device=STUDY.device,
-                transformers=transformers_settings(STUDY.rollouts.engine),
-                vllm=STUDY.vllm,
-            ),
-            base=lambda _: model_path("base"),
-            generator=lambda _: model_path(STUDY.rollouts.generator),
-            scratch=f"{RESULTS}/shards/rollouts",
+            *engine_code("rollouts", STUDY.rollouts.engine),
+            settings=lambda w: of("rollouts", w).told("rollouts"),
+            base=lambda w: of("rollouts", w).model("base"),
+            generator=lambda w: of("rollouts", w).model(STUDY.rollouts.generator),
+            scratch=lambda w: f"results/{w.owner}/shards/rollouts",
         shell:
             "deltageom rollouts --settings {params.settings:q} --base {params.base:q}"
             " --generator {params.generator:q} --problems {input.problems:q} --output {output.completions:q}"
@@ -50,30 +43,32 @@ else:
     rule import_rollouts:
         """Finished rollouts of the training problems, checked, in the base's token ids."""
         input:
-            base=model_files("base"),
+            base=lambda w: of("import_rollouts", w).model_files("base"),
             file=STUDY.rollouts.file,
-            problems=TRAINED_ON,
-            dropped=(
-                f"{RESULTS}/decontamination/overlaps.jsonl" if DROPS_OVERLAPS else []
+            problems=lambda w: of("import_rollouts", w).trained_on(),
+            dropped=lambda w: (
+                of("import_rollouts", w).decontamination("overlaps.jsonl")
+                if STUDY.decontamination.overlap == "drop"
+                else []
             ),
-            code=code("import-rollouts"),
         output:
-            completions=COMPLETIONS,
-            provenance=f"{RESULTS}/provenance/import_rollouts.json",
+            completions="results/{owner}/rollouts/completions.parquet",
+            provenance="results/{owner}/provenance/import_rollouts.json",
         log:
-            f"{RESULTS}/logs/import_rollouts.log",
+            "results/{owner}/logs/import_rollouts.log",
         benchmark:
-            f"{RESULTS}/benchmarks/import_rollouts.tsv"
+            "results/{owner}/benchmarks/import_rollouts.tsv"
+        wildcard_constraints:
+            owner=owners("import_rollouts"),
         conda:
             "../../envs/cpu.yaml"
         resources:
             mem_mb=memory(3000),
             runtime=60,
         params:
-            settings=lambda _: settings(
-                rollouts=STUDY.rollouts, prompt=STUDY.prompt, base=STUDY.base
-            ),
-            base=lambda _: model_path("base"),
+            *code("import-rollouts"),
+            settings=lambda w: of("import_rollouts", w).told("import_rollouts"),
+            base=lambda w: of("import_rollouts", w).model("base"),
             dropped=lambda _, input: (
                 ["--dropped", input.dropped] if input.dropped else []
             ),
@@ -86,18 +81,19 @@ else:
 rule reward:
     """Grades of the completions, by both graders, and the reference solutions: the table that every run reads."""
     input:
-        base=model_files("base"),
-        completions=COMPLETIONS,
-        problems=TRAINED_ON,
-        code=code("reward"),
+        base=lambda w: of("reward", w).model_files("base"),
+        completions=lambda w: of("reward", w).completions(),
+        problems=lambda w: of("reward", w).trained_on(),
     output:
-        rollouts=f"{RESULTS}/rollouts/rollouts.parquet",
-        card=f"{RESULTS}/rollouts/README.md",
-        provenance=f"{RESULTS}/provenance/reward.json",
+        rollouts="results/{owner}/rollouts/rollouts.parquet",
+        card="results/{owner}/rollouts/README.md",
+        provenance="results/{owner}/provenance/reward.json",
     log:
-        f"{RESULTS}/logs/reward.log",
+        "results/{owner}/logs/reward.log",
     benchmark:
-        f"{RESULTS}/benchmarks/reward.tsv"
+        "results/{owner}/benchmarks/reward.tsv"
+    wildcard_constraints:
+        owner=owners("reward"),
     conda:
         "../../envs/cpu.yaml"
     threads: 2
@@ -105,14 +101,9 @@ rule reward:
         mem_mb=memory(6000),  # the table, and what each worker of the second grader may take
         runtime=240,
     params:
-        settings=lambda _: settings(
-            study=STUDY.study,
-            problems=STUDY.problems,
-            rollouts=STUDY.rollouts,
-            prompt=STUDY.prompt,
-            base=STUDY.base,
-        ),
-        base=lambda _: model_path("base"),
+        *code("reward"),
+        settings=lambda w: card_settings(w.owner, of("reward", w).study),
+        base=lambda w: of("reward", w).model("base"),
         folder=lambda _, output: folder(output.rollouts),
     shell:
         "deltageom reward --settings {params.settings:q} --base {params.base:q}"

@@ -1,22 +1,23 @@
 rule reference:
     """The base's log-probs of the rollouts, and its samples on held-out prompts: once, for every run that needs them."""
     input:
-        base=model_files("base"),
-        rollouts=f"{RESULTS}/rollouts/rollouts.parquet",
-        problems=(
-            f"{RESULTS}/problems/{STUDY.reference.benchmark}.jsonl"
+        base=lambda w: of("reference", w).model_files("base"),
+        rollouts=lambda w: of("reference", w).rollouts(),
+        problems=lambda w: (
+            of("reference", w).problems(STUDY.reference.benchmark)
             if STUDY.reference.benchmark
             else []
         ),
-        code=code("reference"),
     output:
-        log_probs=f"{RESULTS}/reference/log_probs.parquet",
-        held_out=f"{RESULTS}/reference/held_out.parquet",
-        provenance=f"{RESULTS}/provenance/reference.json",
+        log_probs="results/{owner}/reference/log_probs.parquet",
+        held_out="results/{owner}/reference/held_out.parquet",
+        provenance="results/{owner}/provenance/reference.json",
     log:
-        f"{RESULTS}/logs/reference.log",
+        "results/{owner}/logs/reference.log",
     benchmark:
-        f"{RESULTS}/benchmarks/reference.tsv"
+        "results/{owner}/benchmarks/reference.tsv"
+    wildcard_constraints:
+        owner=owners("reference"),
     conda:
         ENVIRONMENT
     threads: 2
@@ -25,14 +26,9 @@ rule reference:
         mem_mb=memory(3000 if not GPUS else 64000),
         runtime=60 if not GPUS else 720,
     params:
-        settings=lambda _: settings(
-            reference=STUDY.reference,
-            prompt=STUDY.prompt,
-            base=STUDY.base,
-            device=STUDY.device,
-            transformers=STUDY.transformers,
-        ),
-        base=lambda _: model_path("base"),
+        *code("reference"),
+        settings=lambda w: of("reference", w).told("reference"),
+        base=lambda w: of("reference", w).model("base"),
         problems=lambda _, input: (
             ["--problems", input.problems] if input.problems else []
         ),
@@ -47,19 +43,19 @@ rule train:
     """One run by its method on the shared rollouts: a LoRA adapter, from the same base and the same initial A."""
     input:
         unpack(train_inputs),
-        base=model_files("base"),
-        rollouts=f"{RESULTS}/rollouts/rollouts.parquet",
-        code=lambda w: code("train", f"methods.{STUDY.runs[w.run].method}"),
+        base=lambda w: of("train/{run}", w).model_files("base"),
+        rollouts=lambda w: of("train/{run}", w).rollouts(),
     output:
-        model=expand(f"{RESULTS}/runs/{{{{run}}}}/{{file}}", file=ADAPTER_FILES),
-        metrics=f"{RESULTS}/runs/{{run}}/metrics.parquet",
-        selection=f"{RESULTS}/runs/{{run}}/selection.json",
-        provenance=f"{RESULTS}/provenance/train/{{run}}.json",
+        model=expand("results/{{owner}}/runs/{{run}}/{file}", file=ADAPTER_FILES),
+        metrics="results/{owner}/runs/{run}/metrics.parquet",
+        selection="results/{owner}/runs/{run}/selection.json",
+        provenance="results/{owner}/provenance/train/{run}.json",
     log:
-        f"{RESULTS}/logs/train/{{run}}.log",
+        "results/{owner}/logs/train/{run}.log",
     benchmark:
-        f"{RESULTS}/benchmarks/train/{{run}}.tsv"
+        "results/{owner}/benchmarks/train/{run}.tsv"
     wildcard_constraints:
+        owner=owners("train"),
         run=any_of(run for run in RUNS if run not in WHOLE_RUNS),
     conda:
         ENVIRONMENT
@@ -73,13 +69,13 @@ rule train:
         checkpoint_every=STUDY.execution.checkpoint_every or 0,
         report_to=",".join(STUDY.execution.report_to) or "none",
     params:
-        settings=lambda w: settings(
-            STUDY.runs[w.run], run=w.run, base=STUDY.base, device=STUDY.device
-        ),
-        base=lambda _: model_path("base"),
+        *code("train"),
+        method=lambda w: method_code(w.run),
+        settings=lambda w: of("train/{run}", w).told(f"train/{w.run}"),
+        base=lambda w: of("train/{run}", w).model("base"),
         others=train_arguments,
         folder=lambda _, output: folder(output.model),
-        scratch=lambda w: f"{RESULTS}/scratch/{w.run}",
+        scratch=lambda w: f"results/{w.owner}/scratch/{w.run}",
     shell:
         "deltageom train --settings {params.settings:q} --base {params.base:q} --rollouts {input.rollouts:q}"
         " {params.others:q} --output {params.folder:q} --scratch {params.scratch:q}"
@@ -91,9 +87,10 @@ if WHOLE_RUNS:
 
     use rule train as train_whole with:
         output:
-            model=expand(f"{RESULTS}/runs/{{{{run}}}}/{{file}}", file=CHECKPOINT_FILES),
-            metrics=f"{RESULTS}/runs/{{run}}/metrics.parquet",
-            selection=f"{RESULTS}/runs/{{run}}/selection.json",
-            provenance=f"{RESULTS}/provenance/train/{{run}}.json",
+            model=expand("results/{{owner}}/runs/{{run}}/{file}", file=CHECKPOINT_FILES),
+            metrics="results/{owner}/runs/{run}/metrics.parquet",
+            selection="results/{owner}/runs/{run}/selection.json",
+            provenance="results/{owner}/provenance/train/{run}.json",
         wildcard_constraints:
+            owner=owners("train"),
             run=any_of(WHOLE_RUNS),

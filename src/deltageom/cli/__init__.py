@@ -1,1 +1,1 @@
-"""The console command: one file a subcommand, argparse only. What a subcommand imports, it imports when it runs."""
+"""The console command: one file per subcommand, argparse only. What a subcommand imports, it imports when it runs."""

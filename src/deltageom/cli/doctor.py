@@ -8,10 +8,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(arguments: argparse.Namespace) -> None:
-    from deltageom import doctor, doctor_lines
     from deltageom.errors import UserError
+    from deltageom.planning import doctor
 
-    lines = doctor.run(arguments.name)
-    doctor.show(lines)
-    if failed := doctor_lines.failed(lines):
-        raise UserError(f"study {arguments.name!r} cannot run here: {', '.join(failed)}")
+    found = doctor.lines(arguments.name)
+    doctor.show(found)
+    missing = [line.what for line in found if line.state == "missing"]
+    if arguments.name and missing:
+        raise UserError(f"study {arguments.name!r} cannot run here: {', '.join(dict.fromkeys(missing))}")

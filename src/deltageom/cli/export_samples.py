@@ -19,8 +19,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(arguments: argparse.Namespace) -> None:
     from datetime import datetime
 
-    from deltageom import lm_eval, records
+    from deltageom import files
     from deltageom.errors import UserError
+    from deltageom.evaluation import lm_eval
 
     if arguments.output.exists() and not arguments.output.is_dir():
         raise UserError(f"--output {arguments.output} is a file: give a folder")
@@ -34,5 +35,5 @@ def run(arguments: argparse.Namespace) -> None:
         written[target] = path
     lines = {target: lm_eval.samples(lm_eval.read(path)) for target, path in written.items()}
     for target, samples in lines.items():
-        records.write_jsonl(target, samples)
+        files.write_jsonl(target, samples)
         print(f"{target}: {len(samples)} problems")

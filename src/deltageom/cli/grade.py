@@ -23,6 +23,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--memory", type=_count, default=2048, metavar="MIB", help="math-verify may take for an item (%(default)s)"
     )
+    parser.add_argument(
+        "--primary",
+        choices=["strict", "math_verify"],
+        default="strict",
+        help="the grader whose word is `correct`; with math_verify, golds need not be rational numbers (%(default)s)",
+    )
     parser.add_argument("--no-math-verify", action="store_true", help="the strict grader alone")
 
 
@@ -30,23 +36,28 @@ def run(arguments: argparse.Namespace) -> None:
     import sys
     from functools import partial
 
-    from deltageom import graded, records, second_opinion
+    from deltageom import files
+    from deltageom.errors import UserError
+    from deltageom.grading import second_opinion
+    from deltageom.grading.records import grade_files, outputs, show
 
-    targets = graded.outputs(arguments.files, arguments.output) if arguments.output else {}
+    if arguments.no_math_verify and arguments.primary == "math_verify":
+        raise UserError("--no-math-verify leaves --primary math_verify without a grader: give one of the two")
+    targets = outputs(arguments.files, arguments.output) if arguments.output else {}
     judge = partial(
         second_opinion.judge,
         workers=arguments.workers,
         seconds=arguments.seconds,
         memory_mib=arguments.memory,
     )
-    found = graded.grade_files(arguments.files, None if arguments.no_math_verify else judge)
+    found = grade_files(arguments.files, None if arguments.no_math_verify else judge, arguments.primary)
     for path, target in targets.items():
-        records.write_jsonl(target, found[path])
+        files.write_jsonl(target, found[path])
     if not targets:
-        lines = (records.json_line(row) for rows in found.values() for row in rows)
+        lines = (files.json_line(row) for rows in found.values() for row in rows)
         sys.stdout.buffer.writelines(line.encode() for line in lines)
         sys.stdout.buffer.flush()
-    graded.show(found, stderr=not targets)
+    show(found, stderr=not targets)
 
 
 def _count(text: str) -> int:

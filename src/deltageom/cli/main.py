@@ -10,16 +10,21 @@ import traceback
 from contextlib import suppress
 from pathlib import Path
 from types import ModuleType
-from typing import NoReturn
+from typing import Any, NoReturn
 
-from deltageom import __version__, cli, watch
+from deltageom import __version__, cli
+from deltageom.cli import jobs
 from deltageom.errors import UserError
+from deltageom.jobs import warm, watch
 
 NEARLY_FULL = 2**28  # bytes
+NO_COMMANDS = ("main", "arguments")
 
 
 def main(argv: list[str] | None = None) -> NoReturn:
     """Runs one command and exits: 0, 1 for any failure, 2 for wrong arguments."""
+    if argv is None and (status := warm.run(sys.argv)) is not None:
+        sys.exit(status)
     commands = _commands()
     arguments = _parser(commands).parse_args(argv)
     watch.end_with_starter()
@@ -30,6 +35,10 @@ def main(argv: list[str] | None = None) -> NoReturn:
         _run(commands[arguments.command], arguments)
     except UserError as error:
         message = f"deltageom {arguments.command}: error: {error}"
+    except ModuleNotFoundError as error:
+        with suppress(OSError):
+            traceback.print_exc()
+        message = f"deltageom {arguments.command}: error: {_missing(error)}"
     except Exception as error:
         with suppress(OSError):  # the log's own disk may be the one that is full
             traceback.print_exc()
@@ -47,12 +56,13 @@ def main(argv: list[str] | None = None) -> NoReturn:
 def _run(command: ModuleType, arguments: argparse.Namespace) -> None:
     import json
 
-    from deltageom import provenance, records
+    from deltageom import files
+    from deltageom.jobs import provenance
 
     if arguments.gpus:
-        from deltageom import devices
+        from deltageom.hardware import gpus
 
-        devices.take(arguments.gpus)  # before the command imports torch; until this process ends
+        gpus.take(arguments.gpus)  # before the command imports torch; until this process ends
     stopwatch = provenance.Stopwatch()
     found_by_name = command.run(arguments) or []
     if arguments.provenance:
@@ -61,7 +71,12 @@ def _run(command: ModuleType, arguments: argparse.Namespace) -> None:
         record = stopwatch.record(arguments.command, settings, modules)
         if "processes" in arguments:  # the order of a sum, and so its last digits, depends on them
             record["machine"]["processes"] = arguments.processes
-        records.write_json(arguments.provenance, record)
+        files.write_json(arguments.provenance, record)
+
+
+def _missing(error: ModuleNotFoundError) -> str:
+    """`pip install .` alone brings what `compare` needs; the extra `study` brings the rest."""
+    return f"this command needs the package {error.name}, which is not installed: pip install 'deltageom[study]'"
 
 
 def _full_disk(arguments: argparse.Namespace) -> str:
@@ -72,8 +87,17 @@ def _full_disk(arguments: argparse.Namespace) -> str:
 
 
 def _commands() -> dict[str, ModuleType]:
-    names = [module.name for module in pkgutil.iter_modules(cli.__path__) if module.name != "main"]
-    return {name.replace("_", "-"): importlib.import_module(f"deltageom.cli.{name}") for name in names}
+    """The files of cli/, for people, and of cli/jobs/, which the rules call, by the command's name."""
+    found = [
+        (module, f"{package.__name__}.{module.name}")
+        for package in (cli, jobs)
+        for module in pkgutil.iter_modules(package.__path__)
+    ]
+    return {
+        module.name.replace("_", "-"): importlib.import_module(path)
+        for module, path in sorted(found, key=lambda item: item[0].name)
+        if not module.ispkg and module.name not in NO_COMMANDS
+    }
 
 
 def _parser(commands: dict[str, ModuleType]) -> argparse.ArgumentParser:
@@ -88,16 +112,22 @@ def _parser(commands: dict[str, ModuleType]) -> argparse.ArgumentParser:
         summary = (module.__doc__ or "").strip()
         sub = subparsers.add_parser(name, help=summary.splitlines()[0], description=summary)
         module.add_arguments(sub)
-        sub.add_argument("--log", type=Path, help="write all output here; the terminal gets errors alone")
-        sub.add_argument("--provenance", type=Path, help="write versions, settings, time and memory here (JSON)")
-        sub.add_argument(
-            "--gpus",
-            type=int,
-            default=0,
-            metavar="N",
-            help="take N free GPUs before anything else, waiting for them if need be; sets CUDA_VISIBLE_DEVICES (0)",
-        )
+        _add_of_jobs(sub, shown=module.__name__.startswith(jobs.__name__))
     return parser
+
+
+def _add_of_jobs(parser: argparse.ArgumentParser, shown: bool) -> None:
+    """What a rule asks of every command: of the commands for people, too, but their help does not say so."""
+    options: dict[str, tuple[str, dict[str, Any]]] = {
+        "--log": ("write all output here; the terminal gets only errors", {"type": Path}),
+        "--provenance": ("write versions, settings, time and memory here (JSON)", {"type": Path}),
+        "--gpus": (
+            "take N free GPUs before anything else, waiting for them if need be; sets CUDA_VISIBLE_DEVICES (0)",
+            {"type": int, "default": 0, "metavar": "N"},
+        ),
+    }
+    for option, (text, kind) in options.items():
+        parser.add_argument(option, help=text if shown else argparse.SUPPRESS, **kind)
 
 
 def _redirect(log: Path) -> None:

@@ -1,69 +1,52 @@
-"""Say what a study costs before it is run: jobs, time and disk of each rule; after a run, the true figures beside."""
+"""Say what a study's jobs have to do: rows, tokens, disk, hours by a measured rate; after a run, what they took."""
 
 import argparse
-import os
-from dataclasses import fields
 from pathlib import Path
-
-from deltageom.plan_assumptions import DEFAULT_GPU, GPUS, Assumptions
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("name", nargs="?", metavar="STUDY", help="without it, the one config.yaml names")
-    parser.add_argument("--results", type=Path, metavar="DIR", help="of a run of it (results/STUDY)")
+    parser.add_argument("name", nargs="?", metavar="STUDY", help="without it, the one that config.yaml names")
     parser.add_argument(
         "--problems",
         type=_named_count,
         action="append",
         default=[],
         metavar="[NAME=]N",
-        help="problems to train on, or of benchmark NAME, where the study cannot tell; repeat",
+        help="problems to train on, or of benchmark NAME, where the study cannot tell; repeat for more",
     )
+    parser.add_argument("--mean-tokens", type=_count, metavar="N", help="of a completion; else the most allowed")
+    parser.add_argument("--like", metavar="STUDY", help="take the tokens per second of a study that has run here")
     parser.add_argument(
-        "--mean-tokens",
-        type=_named_amount,
+        "--rate",
+        type=_rate,
         action="append",
         default=[],
-        metavar="[NAME=]N",
-        help="mean tokens of a completion: of all, of the rollouts (train=N), of a benchmark's answers; repeat",
+        metavar="generation|training=X",
+        help="tokens per second that you have measured, in place of those of --like",
     )
-    parser.add_argument("--parameters", type=_amount, metavar="N", help="of the base, for instance 4.0e9")
-    parser.add_argument(
-        "--generator-parameters", type=_amount, metavar="N", help="of the rollouts' model; of experts, all of them"
-    )
-    parser.add_argument(
-        "--gpu",
-        type=_gpus,
-        default=(1, DEFAULT_GPU),
-        metavar="[Nx]NAME",
-        help=f"GPUs that may be used at once, for instance 4xh100: {', '.join(GPUS)} (1x{DEFAULT_GPU})",
-    )
-    parser.add_argument("--cores", type=_count, default=len(os.sched_getaffinity(0)), help="CPU cores (%(default)s)")
-    for field in fields(Assumptions):
-        about, default = field.metadata, "" if field.default is None else f" ({field.default:g})"
-        kind = _share if field.name.endswith("share") or field.name == "utilisation" else _amount
-        parser.add_argument(
-            f"--{field.name.replace('_', '-')}",
-            type=kind,
-            default=field.default,
-            metavar="X",
-            help=f"{about['says']}{about['unit'] and ', ' + about['unit']}{default}",
-        )
 
 
 def run(arguments: argparse.Namespace) -> None:
-    from deltageom import plan, plan_console, plan_inputs, plan_measured
-    from deltageom.plan_work import Machine
-    from deltageom.study import load_study
+    from deltageom.planning import disk, doctor, jobs, measured, work
+    from deltageom.planning.plan import Plan, show
+    from deltageom.study import sharing
+    from deltageom.study.load import ancestors, load_study
 
     study = load_study({"study": arguments.name} if arguments.name else None)
-    assumed = Assumptions(**{field.name: getattr(arguments, field.name) for field in fields(Assumptions)})
-    sizes = arguments.parameters, arguments.generator_parameters
-    inputs = plan_inputs.gather(study, assumed, *sizes, dict(arguments.problems), dict(arguments.mean_tokens))
-    number, card = arguments.gpu
-    made = plan.make(study, inputs, assumed, Machine(card, number, arguments.cores))
-    measured = plan_measured.read(arguments.results or Path("results", study.study), made.stages)
-    plan_console.show(study.study, made, inputs, assumed, measured)
+    views = sharing.views(study, ancestors(study.study))
+    found = jobs.of_replicates(views)
+    asked = work.generation(study, work.problem_counts(study, dict(arguments.problems)), arguments.mean_tokens)
+    runs = work.training(study, arguments.mean_tokens)
+    like = measured.rates(Path("results", arguments.like)) if arguments.like else measured.Rates(None, None)
+    given = dict(arguments.rate)
+    rates = measured.Rates(given.get("generation", like.generated), given.get("training", like.trained))
+    origin = "the rates given" if given else f"the rates of results/{arguments.like}"
+
+    lacking = {one.name: one.revision for one in doctor.hub_models(study) if one.kind == "model" and not one.cached}
+    of_one = disk.results(study, asked, runs)
+    of_all = {what: taken and taken * study.replicates.count for what, taken in of_one.items()}
+    sizes = of_all, disk.downloads(lacking)
+    show(Plan(study, [job for job, _ in found], asked, runs, rates, origin, *sizes, measured.by_rule(found)))
 
 
 def _count(text: str) -> int:
@@ -77,33 +60,12 @@ def _named_count(text: str) -> tuple[str, int]:
     return name or "train", _count(number)
 
 
-def _named_amount(text: str) -> tuple[str, float]:
-    name, _, number = text.rpartition("=")
-    return name, _amount(number)
-
-
-def _gpus(text: str) -> tuple[int, str]:
-    number, _, name = text.rpartition("x") if text.partition("x")[0].isdecimal() else ("1", "", text)
-    if name.lower() not in GPUS:
-        raise argparse.ArgumentTypeError(f"{name!r} is none of the GPUs that are known: {', '.join(GPUS)}")
-    return _count(number), name.lower()
-
-
-def _amount(text: str) -> float:
+def _rate(text: str) -> tuple[str, float]:
+    name, _, number = text.partition("=")
     try:
-        amount = float(text)
+        rate = float(number)
     except ValueError:
-        amount = 0.0
-    if not 0 < amount < float("inf"):
-        raise argparse.ArgumentTypeError(f"{text!r} is no positive number")
-    return amount
-
-
-def _share(text: str) -> float:
-    try:
-        share = float(text)
-    except ValueError:
-        share = -1.0
-    if not 0 < share <= 1:
-        raise argparse.ArgumentTypeError(f"{text!r} is no share above 0 and up to 1")
-    return share
+        rate = 0.0
+    if name not in ("generation", "training") or not 0 < rate < float("inf"):
+        raise argparse.ArgumentTypeError(f"{text!r} is not generation=X or training=X with X tokens per second")
+    return name, rate

@@ -14,15 +14,17 @@ def run(arguments: argparse.Namespace) -> None:
 
     import yaml
 
-    from deltageom import devices, resolved, study
     from deltageom.errors import UserError
+    from deltageom.hardware import gpus
+    from deltageom.study import resolved
+    from deltageom.study.load import load_study
 
     if arguments.schema:
         print(json.dumps(resolved.Study.model_json_schema(), indent=2))
         return
-    loaded = study.load_study({"study": arguments.name} if arguments.name else None)
+    loaded = load_study({"study": arguments.name} if arguments.name else None)
     print(yaml.safe_dump(loaded.model_dump(mode="json"), sort_keys=False, allow_unicode=True), end="")
     try:
-        devices.check(loaded.gpus())
+        gpus.check(loaded.gpus())
     except UserError as error:  # it may be meant for another machine
         print(f"warning: the study cannot run here: {error}", file=sys.stderr)

@@ -5,7 +5,8 @@ from typing import Any
 
 import numpy as np
 
-from deltageom.adapters import Dense, Factors
+from deltageom.deltas.delta import Dense, Factors
+from deltageom.deltas.tensors import rounded
 from deltageom.errors import UserError
 from deltageom.geometry.base_spectrum import (
     DENSE,
@@ -17,7 +18,6 @@ from deltageom.geometry.base_spectrum import (
     relative_residual,
 )
 from deltageom.geometry.factored import Array, thin_svd
-from deltageom.tensors import rounded
 
 EPSILON = 0.5  # |cosine| below which a singular vector is an intruder: PEFT's default, within the paper's range
 BLOCK = 2**20  # weights that are rounded at once

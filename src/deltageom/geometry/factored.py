@@ -6,7 +6,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from deltageom.adapters import Factors
+from deltageom.deltas.delta import Factors
 
 Array = NDArray[np.float64]
 EPS = float(np.finfo(np.float64).eps)

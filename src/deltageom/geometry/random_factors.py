@@ -4,19 +4,28 @@ LoRA runs share the initial A, so the input sides of their deltas are aligned wh
 hold the trained A alone, so that one stands in for the initial one: what two runs' A learned alike counts as chance.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from zlib import crc32
 
 import numpy as np
 from numpy.typing import NDArray
 
-from deltageom.geometry.factored import Array
-from deltageom.geometry.random_subspaces import wishart_root
+from deltageom.geometry.factored import Array, rough_cosines
+from deltageom.geometry.random_subspaces import ANGLES, DRAWS, summaries, wishart_root
 from deltageom.geometry.stack import Side
 
 Indices = NDArray[np.intp]
-DRAWS = 4  # random B a run; a pair has every draw of one with every draw of the other
+Drawn = dict[str, Array]  # "smallest", ..., "overlap" of the right side
+
+# For one draw of a run an r x r matrix is decomposed (.2 ms for r = 32), so few of them are as fast as all else.
+FEW = 512  # draws times rank
+AT_ONCE = 128  # draws of each run in memory: AT_ONCE * r * k numbers
 SEED = 2410
+
+
+def few(rank: int) -> int:
+    """How many draws a run of this rank gets where the answer is to be there at once: 16 for rank 32, 64 for 8."""
+    return min(DRAWS, max(8, FEW // rank))
 
 
 def cosine_sd(into: Side, d_out: int) -> Array:
@@ -31,29 +40,70 @@ def cosine_sd(into: Side, d_out: int) -> Array:
     return sds
 
 
-def leading_right_vectors(into: Side, d_out: int, k: int, names: Sequence[str], module: str) -> Array:
-    """(n, DRAWS, r, k): coefficients in the bases of `into` of the k leading right singular vectors of B A_i, zero for
-    an A of zeros.
+def seed(module: str, run: str) -> list[int]:
+    """Of a run's draws: by names, so that those of a pair stay as they are whoever else is there."""
+    return [SEED, crc32(module.encode()), crc32(run.encode())]
 
-    B (d_out, r) enters through the triangle of its QR decomposition alone. The draws depend on a run's name and the
-    module, so that those of a pair stay as they are when runs are added.
+
+def right_side(
+    into: Side, d_out: int, a: Indices, b: Indices, used: Sequence[Indices], seeds: Sequence[list[int]], draws: Indices
+) -> tuple[list[Drawn], Array]:
+    """Draws of the right sides of pairs of runs a and b, (pairs,) each: for each asked k the angles (degrees) and the
+    overlap, and |<v1, v1'>|; (pairs, most draws) each, NaN beyond a pair's number.
+
+    used: for each asked k the k of each pair; seeds and draws: of each run. The i-th draw of a pair is the i-th of
+    one run with the i-th of the other, so a pair's draws are independent, as many as the run with fewer has.
     """
-    width = into.gram.shape[-1]
-    found = np.zeros((len(names), DRAWS, width, k))
-    for i, name in enumerate(names):
-        rng = np.random.default_rng([SEED, crc32(module.encode()), crc32(name.encode())])
-        triangle = into.triangles[i]
-        size = np.linalg.norm(triangle)
-        if size == 0:
-            continue
-        product = wishart_root(rng, d_out, triangle.shape[1], DRAWS) @ (triangle / size).T
-        vectors = np.linalg.eigh(product.transpose(0, 2, 1) @ product)[1][:, :, ::-1][:, :, :k]
-        found[i, :, : triangle.shape[0], : vectors.shape[2]] = into.coefficients[i] @ vectors
+    counts = np.minimum(draws[a], draws[b])
+    shape = (len(a), int(counts.max()))
+    angles = [{which: np.full(shape, np.nan) for which in (*ANGLES, "overlap")} for _ in used]
+    overlaps = np.full(shape, np.nan)
+    needed = {int(run): int(counts[(a == run) | (b == run)].max()) for run in {*a.tolist(), *b.tolist()}}
+    largest = int(max(k.max() for k in used))
+    for start, vectors in _leading_right_vectors(into, d_out, largest, seeds, draws, needed):
+        for pair in np.flatnonzero(counts > start):
+            stop = min(start + AT_ONCE, counts[pair])
+            i, j = int(a[pair]), int(b[pair])
+            products = _products(vectors[i][: stop - start], into.gram[i, j], vectors[j][: stop - start])
+            overlaps[pair, start:stop] = abs(products[:, 0, 0])
+            for k, found in zip(used, angles, strict=True):
+                for which, values in summaries(rough_cosines(products[:, : k[pair], : k[pair]])).items():
+                    found[which][pair, start:stop] = values
+    return angles, overlaps
+
+
+def _leading_right_vectors(
+    into: Side, d_out: int, k: int, seeds: Sequence[list[int]], draws: Indices, needed: dict[int, int]
+) -> Iterator[tuple[int, dict[int, Array]]]:
+    """AT_ONCE draws after another, and the number of the first: of each run that is needed, (draws, k, r), the
+    coefficients in the bases of `into` of the k leading right singular vectors of B A_i, a row each.
+
+    B (d_out, r) enters through the triangle of its QR decomposition alone.
+    """
+    sources = {run: np.random.default_rng(seeds[run]) for run in needed}
+    for start in range(0, max(needed.values()), AT_ONCE):
+        yield (
+            start,
+            {
+                run: _vectors(into, run, d_out, k, rng, min(AT_ONCE, int(draws[run]) - start))
+                for run, rng in sources.items()
+                if start < needed[run]
+            },
+        )
+
+
+def _vectors(into: Side, run: int, d_out: int, k: int, rng: np.random.Generator, n: int) -> Array:
+    triangle = into.triangles[run]
+    triangle = triangle / np.linalg.norm(triangle)
+    product = wishart_root(rng, d_out, triangle.shape[1], n) @ triangle.T
+    vectors = np.linalg.eigh(product.transpose(0, 2, 1) @ product)[1].transpose(0, 2, 1)[:, ::-1][:, :k]
+    found: Array = vectors @ into.coefficients[run].T
     return found
 
 
-def products(into: Side, vectors: Array, a: Indices, b: Indices) -> Array:
-    """(pairs, DRAWS^2, k, k): the cross products of the random leading vectors of runs a and b, (pairs,) each."""
-    moved = into.gram[a, b][:, None] @ vectors[b]
-    found: Array = vectors[a].transpose(0, 1, 3, 2)[:, :, None] @ moved[:, None]
-    return found.reshape(len(a), -1, *found.shape[-2:])
+def _products(of_a: Array, gram: Array, of_b: Array) -> Array:
+    """(draws, k, k): the cross products of (draws, k, r_a) and (draws, k, r_b); gram (r, r), zero beyond a rank."""
+    n, k, r = of_a.shape
+    moved = (of_a.reshape(-1, r) @ gram[:r, : of_b.shape[2]]).reshape(n, k, -1)
+    found: Array = moved @ of_b.transpose(0, 2, 1)
+    return found

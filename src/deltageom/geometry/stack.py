@@ -7,7 +7,7 @@ from typing import Protocol
 
 import numpy as np
 
-from deltageom.adapters import Dense, Factors
+from deltageom.deltas.delta import Dense, Factors
 from deltageom.geometry import factored
 from deltageom.geometry.factored import Array, ThinSvd
 

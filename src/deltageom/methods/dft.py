@@ -7,14 +7,10 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from deltageom.methods.interface import MethodOptions, Rows, Selection, all_rows
+from deltageom.methods.interface import Likelihood, MethodOptions, Rows, Selection, all_rows
 
 if TYPE_CHECKING:
     from torch import Tensor
-
-FAMILY = "likelihood"
-SOURCE = "rollout"
-NEEDS = ()
 
 
 class Options(MethodOptions):
@@ -26,6 +22,11 @@ def select(rows: Rows, _options: Options) -> Selection:
 
 
 def loss(log_probs: Tensor, mask: Tensor, _columns: dict[str, Tensor], _options: Options) -> Tensor:
-    from deltageom import losses
+    """(B,): sum_t sg(pi(y_t)) * -log pi(y_t) (2508.05629); sg stops the gradient."""
+    from deltageom.methods.shared.log_probs import completion
 
-    return losses.dft(log_probs, mask)
+    own = completion(log_probs, mask)
+    return -(own.detach().exp() * own).sum(-1)
+
+
+METHOD = Likelihood(options=Options, select=select, loss=loss)

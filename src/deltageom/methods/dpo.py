@@ -26,11 +26,7 @@ from typing import Any, Literal
 
 from pydantic import Field, ValidationInfo, field_validator
 
-from deltageom.methods.interface import PairOptions, Pairs, Rows, select_pairs
-
-FAMILY = "preference"
-SOURCE = "rollout"
-NEEDS = ("groups", "base")
+from deltageom.methods.interface import PairOptions, Pairs, Preference, Rows, select_pairs
 
 SMOOTHED = ("exo_pair", "robust")
 
@@ -70,3 +66,6 @@ def select(rows: Rows, options: Options) -> Pairs:
 
 def trainer_arguments(options: Options) -> dict[str, Any]:
     return {"loss_type": [options.loss_type], "beta": options.beta, "label_smoothing": options.label_smoothing}
+
+
+METHOD = Preference(options=Options, needs=("groups", "base"), select=select, trainer_arguments=trainer_arguments)

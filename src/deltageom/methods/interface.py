@@ -1,22 +1,8 @@
 """What a method's file provides. See docs/extending.md for the walk-through.
 
-`snakemake -n` imports it for its options, so it imports torch and numpy only inside functions.
-
-Every file defines `Options` (a MethodOptions), `FAMILY`, `SOURCE`, the rows that it sees: "rollout", or "reference" for
-the problems' own solutions, and `NEEDS`, a tuple of what it cannot do without:
-    "groups"     two or more rollouts of each problem, right and wrong ones being compared
-    "behaviour"  the sampling policy's log-prob of every token
-    "base"       the base's log-prob of every row
-By FAMILY:
-    "likelihood"  select(rows, options) -> Selection    which rows are trained on, with the numbers that the loss needs
-                  loss(log_probs, mask, columns, options) -> (B,) loss of each row, from (B, T) completion log-probs
-    "pairwise"    select(rows, options) -> Pairs        a row of the loss is a pair
-                  loss(log_probs, mask, columns, options) -> (n,) loss of each pair, from (2 n, T) log-probs: the n
-                  chosen completions first, then the n rejected; the mean over pairs, whatever `training.reduction` is
-    "preference"  select(rows, options) -> Pairs
-                  trainer_arguments(options) -> dict    keyword arguments for trl.DPOConfig
-    "unpaired"    select(rows, options) -> Selection
-                  trainer_arguments(options) -> dict    keyword arguments for trl.KTOConfig
+A file of this folder is a method. It defines `Options` (a MethodOptions), what the method selects and its loss, and
+puts them together as `METHOD`, a Likelihood, Pairwise, Preference or Unpaired, which mypy holds against `Options`.
+`snakemake -n` imports the file for its options, so it imports torch and numpy only inside functions.
 
 A method need not care about an empty selection: `training` reports it with the counts.
 """
@@ -25,21 +11,24 @@ from __future__ import annotations
 
 import importlib
 import pkgutil
+import re
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from types import ModuleType
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, Generic, Literal, TypeVar
 
 from pydantic import BaseModel, ConfigDict
 
 import deltageom.methods as package
-from deltageom.schema import Count, Seed
+from deltageom.fields import Count, Seed
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from numpy.typing import NDArray
+    from torch import Tensor
 
-    from deltageom.selection import Floats, Indices, Strings
+    from deltageom.methods.shared.selection import Floats, Indices, Strings
 
 
 class MethodOptions(BaseModel):
@@ -99,6 +88,70 @@ class Pairs:
     rejected: Indices
 
 
+Options = TypeVar("Options", bound=MethodOptions)
+Source = Literal["rollout", "reference"]
+Need = Literal["groups", "behaviour", "base"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Method(Generic[Options]):
+    """What every method says.
+
+    options: the model of its options, which may have defaults; source: the rows that it sees, rollouts or the problems'
+    own solutions ("reference"); needs: what it cannot do without:
+        groups     two or more rollouts of each problem, right and wrong ones being compared
+        behaviour  the sampling policy's log-prob of every token
+        base       the base's log-prob of every row
+    """
+
+    options: type[Options]
+    source: Source = "rollout"
+    needs: tuple[Need, ...] = ()
+
+
+@dataclass(frozen=True, kw_only=True)
+class Likelihood(Method[Options]):
+    """select: which rows are trained on, with the numbers that the loss needs; loss(log_probs, mask, columns, options):
+    (B,), each row's own, from (B, T) log-probs and mask of the completion's tokens; `training.reduction` makes one
+    number of them."""
+
+    select: Callable[[Rows, Options], Selection]
+    loss: Callable[[Tensor, Tensor, dict[str, Tensor], Options], Tensor]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Pairwise(Method[Options]):
+    """select: the pairs; loss: as a Likelihood's, but (n,), each pair's own, from (2 n, T): the n chosen completions
+    first, then the n rejected. What is minimised is the mean over pairs, whatever `training.reduction` is."""
+
+    select: Callable[[Rows, Options], Pairs]
+    loss: Callable[[Tensor, Tensor, dict[str, Tensor], Options], Tensor]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Preference(Method[Options]):
+    """select: the pairs; trainer_arguments: keyword arguments for trl.DPOConfig."""
+
+    select: Callable[[Rows, Options], Pairs]
+    trainer_arguments: Callable[[Options], dict[str, Any]]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Unpaired(Method[Options]):
+    """select: the rows; trainer_arguments: keyword arguments for trl.KTOConfig."""
+
+    select: Callable[[Rows, Options], Selection]
+    trainer_arguments: Callable[[Options], dict[str, Any]]
+
+
+AnyMethod = Likelihood[Any] | Pairwise[Any] | Preference[Any] | Unpaired[Any]
+
+
+def in_pairs(method: AnyMethod) -> bool:
+    """Whether a row of its loss is a pair, of two sequences."""
+    return isinstance(method, Pairwise | Preference)
+
+
 def all_rows(rows: Rows, **columns: Floats) -> Selection:
     """Every row, with the columns that the loss reads."""
     import numpy as np
@@ -107,7 +160,7 @@ def all_rows(rows: Rows, **columns: Floats) -> Selection:
 
 
 def select_pairs(rows: Rows, options: PairOptions) -> Pairs:
-    from deltageom import selection
+    from deltageom.methods.shared import selection
 
     chosen = selection.preference_pairs(
         rows.rewards, rows.problems, rows.lengths, options.pairs, options.max_pairs, options.pair_seed
@@ -117,11 +170,25 @@ def select_pairs(rows: Rows, options: PairOptions) -> Pairs:
 
 def names() -> list[str]:
     """Every method there is: the modules of this package but this one."""
-    return sorted(m.name for m in pkgutil.iter_modules(package.__path__) if m.name != "interface")
+    return sorted(m.name for m in pkgutil.iter_modules(package.__path__) if not m.ispkg and m.name != "interface")
 
 
-def load(name: str) -> ModuleType:
-    """The module of a method. Raises KeyError for a name that is none of `names()`."""
+def load(name: str) -> AnyMethod:
+    """A method by its name. Raises KeyError for a name that is none of `names()`."""
+    method: AnyMethod = module(name).METHOD
+    return method
+
+
+def module(name: str) -> ModuleType:
+    """The file of a method, whose docstring says what it is, in its first sentence, and its source. Raises KeyError."""
     if name not in names():
         raise KeyError(name)
     return importlib.import_module(f"deltageom.methods.{name}")
+
+
+def full_name(method: str) -> str:
+    """The first sentence of the method's file; of no method, `method` itself."""
+    if method not in names():
+        return method
+    text = " ".join((module(method).__doc__ or method).split())
+    return re.split(r"(?<!\beq)(?<!\bsec)\. ", text, maxsplit=1)[0].rstrip(".")

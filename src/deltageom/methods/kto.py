@@ -13,12 +13,8 @@ from typing import Any, Literal
 
 from pydantic import Field
 
-from deltageom.methods.interface import MethodOptions, Rows, Selection, all_rows
-from deltageom.schema import Seed
-
-FAMILY = "unpaired"
-SOURCE = "rollout"
-NEEDS = ("base",)
+from deltageom.fields import Seed
+from deltageom.methods.interface import MethodOptions, Rows, Selection, Unpaired, all_rows
 
 
 class Options(MethodOptions):
@@ -35,3 +31,6 @@ def select(rows: Rows, _options: Options) -> Selection:
 
 def trainer_arguments(options: Options) -> dict[str, Any]:
     return options.model_dump(exclude={"kl_seed"})
+
+
+METHOD = Unpaired(options=Options, needs=("base",), select=select, trainer_arguments=trainer_arguments)

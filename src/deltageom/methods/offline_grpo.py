@@ -7,14 +7,10 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from deltageom.methods.interface import MethodOptions, Rows, Selection, all_rows
+from deltageom.methods.interface import Likelihood, MethodOptions, Rows, Selection, all_rows
 
 if TYPE_CHECKING:
     from torch import Tensor
-
-FAMILY = "likelihood"
-SOURCE = "rollout"
-NEEDS = ("groups",)
 
 
 class Options(MethodOptions):
@@ -22,12 +18,16 @@ class Options(MethodOptions):
 
 
 def select(rows: Rows, options: Options) -> Selection:
-    from deltageom import selection
+    from deltageom.methods.shared import selection
 
     return all_rows(rows, advantages=selection.advantages(rows.rewards, rows.group_means, options.bias))
 
 
 def loss(log_probs: Tensor, mask: Tensor, columns: dict[str, Tensor], _options: Options) -> Tensor:
-    from deltageom import losses
+    """(B,): A l, with no deviation, KL or clip; columns: advantages A (B,)."""
+    from deltageom.methods.shared.log_probs import completion
 
-    return losses.offline_grpo(log_probs, mask, columns["advantages"])
+    return -columns["advantages"] * completion(log_probs, mask).sum(-1)
+
+
+METHOD = Likelihood(options=Options, needs=("groups",), select=select, loss=loss)

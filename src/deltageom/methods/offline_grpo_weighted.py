@@ -11,14 +11,10 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from deltageom.methods.interface import MethodOptions, Rows, Selection, all_rows
+from deltageom.methods.interface import Likelihood, MethodOptions, Rows, Selection, all_rows
 
 if TYPE_CHECKING:
     from torch import Tensor
-
-FAMILY = "likelihood"
-SOURCE = "rollout"
-NEEDS = ("groups",)
 
 
 class Options(MethodOptions):
@@ -26,7 +22,7 @@ class Options(MethodOptions):
 
 
 def select(rows: Rows, options: Options) -> Selection:
-    from deltageom import selection
+    from deltageom.methods.shared import selection
 
     return all_rows(
         rows,
@@ -35,6 +31,13 @@ def select(rows: Rows, options: Options) -> Selection:
 
 
 def loss(log_probs: Tensor, mask: Tensor, columns: dict[str, Tensor], _options: Options) -> Tensor:
-    from deltageom import losses
+    """(B,): -A sum_t pi(y_t), a ratio to a behaviour likelihood of 1; columns: advantages A (B,).
 
-    return losses.offline_grpo_weighted(log_probs, mask, columns["advantages"])
+    The gradient with respect to log pi(y_t) is -A pi(y_t): a token counts the less, the less likely it is.
+    """
+    from deltageom.methods.shared.log_probs import token_probabilities
+
+    return -columns["advantages"] * token_probabilities(log_probs, mask).sum(-1)
+
+
+METHOD = Likelihood(options=Options, needs=("groups",), select=select, loss=loss)

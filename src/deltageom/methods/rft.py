@@ -7,14 +7,10 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from deltageom.methods.interface import MethodOptions, Rows, Selection
+from deltageom.methods.interface import Likelihood, MethodOptions, Rows, Selection
 
 if TYPE_CHECKING:
     from torch import Tensor
-
-FAMILY = "likelihood"
-SOURCE = "rollout"
-NEEDS = ()
 
 
 class Options(MethodOptions):
@@ -22,7 +18,7 @@ class Options(MethodOptions):
 
 
 def select(rows: Rows, options: Options) -> Selection:
-    from deltageom import selection
+    from deltageom.methods.shared import selection
 
     right = selection.correct(rows.rewards)
     if not options.deduplicate:
@@ -32,6 +28,10 @@ def select(rows: Rows, options: Options) -> Selection:
 
 
 def loss(log_probs: Tensor, mask: Tensor, _columns: dict[str, Tensor], _options: Options) -> Tensor:
-    from deltageom import losses
+    """(B,): l = -sum_t log pi(y_t), in nats."""
+    from deltageom.methods.shared.log_probs import completion
 
-    return losses.sft(log_probs, mask)
+    return -completion(log_probs, mask).sum(-1)
+
+
+METHOD = Likelihood(options=Options, select=select, loss=loss)

@@ -12,14 +12,10 @@ from typing import TYPE_CHECKING, Literal
 
 from pydantic import Field
 
-from deltageom.methods.interface import MethodOptions, Rows, Selection, all_rows
+from deltageom.methods.interface import Likelihood, MethodOptions, Rows, Selection, all_rows
 
 if TYPE_CHECKING:
     from torch import Tensor
-
-FAMILY = "likelihood"
-SOURCE = "rollout"
-NEEDS = ()
 
 
 class Options(MethodOptions):
@@ -33,7 +29,29 @@ def select(rows: Rows, _options: Options) -> Selection:
 
 
 def loss(log_probs: Tensor, mask: Tensor, columns: dict[str, Tensor], options: Options) -> Tensor:
-    from deltageom import losses
+    """(B,): -R log pi(y) where R > 0, -R pi where R < 0; columns: rewards (B,).
 
-    rewards = options.reward_correct, options.reward_wrong
-    return losses.rift(log_probs, mask, columns["rewards"], *rewards, options.probability)
+    R is `reward_correct` where r > 0, else `reward_wrong`. A negative term is bounded and has the constant gradient -R
+    with respect to pi, which by `probability` is
+        sequence           pi(y), the source's formula: of a long completion it underflows to 0 and so does its gradient
+        length_normalised  pi(y)^(1 / |y|), the geometric mean of the tokens' probabilities
+        token              sum_t pi(y_t)
+    The first two are one number per row, which the reductions `token` and `length` make small against a sum over
+    tokens.
+    """
+    import torch
+
+    from deltageom.methods.shared.log_probs import completion, mean, token_probabilities
+
+    log_prob = completion(log_probs, mask).sum(-1)
+    if options.probability == "sequence":
+        pi = log_prob.exp()
+    elif options.probability == "length_normalised":
+        pi = mean(log_probs, mask).exp()
+    else:
+        pi = token_probabilities(log_probs, mask).sum(-1)
+    signed = torch.where(columns["rewards"] > 0, options.reward_correct, options.reward_wrong).to(log_prob)
+    return -signed * torch.where(signed > 0, log_prob, pi)
+
+
+METHOD = Likelihood(options=Options, select=select, loss=loss)

@@ -9,14 +9,10 @@ from typing import TYPE_CHECKING
 
 from pydantic import Field
 
-from deltageom.methods.interface import MethodOptions, Rows, Selection, all_rows
+from deltageom.methods.interface import Likelihood, MethodOptions, Rows, Selection, all_rows
 
 if TYPE_CHECKING:
     from torch import Tensor
-
-FAMILY = "likelihood"
-SOURCE = "rollout"
-NEEDS = ()
 
 
 class Options(MethodOptions):
@@ -28,6 +24,10 @@ def select(rows: Rows, _options: Options) -> Selection:
 
 
 def loss(log_probs: Tensor, mask: Tensor, columns: dict[str, Tensor], options: Options) -> Tensor:
-    from deltageom import losses
+    """(B,): (1 - r lambda) l, which weighs the correct rows down where lambda > 0; columns: rewards r (B,)."""
+    from deltageom.methods.shared.log_probs import completion
 
-    return losses.rift_linear(log_probs, mask, columns["rewards"], options.lambda_)
+    return -(1 - options.lambda_ * columns["rewards"]) * completion(log_probs, mask).sum(-1)
+
+
+METHOD = Likelihood(options=Options, select=select, loss=loss)

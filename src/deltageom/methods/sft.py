@@ -4,14 +4,10 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from deltageom.methods.interface import MethodOptions, Rows, Selection, all_rows
+from deltageom.methods.interface import Likelihood, MethodOptions, Rows, Selection, all_rows
 
 if TYPE_CHECKING:
     from torch import Tensor
-
-FAMILY = "likelihood"
-SOURCE = "rollout"
-NEEDS = ()
 
 
 class Options(MethodOptions):
@@ -23,6 +19,10 @@ def select(rows: Rows, _options: Options) -> Selection:
 
 
 def loss(log_probs: Tensor, mask: Tensor, _columns: dict[str, Tensor], _options: Options) -> Tensor:
-    from deltageom import losses
+    """(B,): l = -sum_t log pi(y_t), in nats."""
+    from deltageom.methods.shared.log_probs import completion
 
-    return losses.sft(log_probs, mask)
+    return -completion(log_probs, mask).sum(-1)
+
+
+METHOD = Likelihood(options=Options, select=select, loss=loss)

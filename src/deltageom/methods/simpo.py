@@ -10,14 +10,10 @@ from typing import TYPE_CHECKING
 
 from pydantic import Field
 
-from deltageom.methods.interface import PairOptions, Pairs, Rows, select_pairs
+from deltageom.methods.interface import PairOptions, Pairs, Pairwise, Rows, select_pairs
 
 if TYPE_CHECKING:
     from torch import Tensor
-
-FAMILY = "pairwise"
-SOURCE = "rollout"
-NEEDS = ("groups",)
 
 
 class Options(PairOptions):
@@ -30,6 +26,13 @@ def select(rows: Rows, options: Options) -> Pairs:
 
 
 def loss(log_probs: Tensor, mask: Tensor, _columns: dict[str, Tensor], options: Options) -> Tensor:
-    from deltageom import losses
+    """(n,) of n pairs: -log sigmoid(beta [log pi(c) / |c| - log pi(w) / |w|] - gamma) (2405.14734, eq. 6)."""
+    from torch.nn.functional import logsigmoid
 
-    return losses.simpo(log_probs, mask, options.beta, options.gamma)
+    from deltageom.methods.shared.log_probs import mean
+
+    chosen, rejected = mean(log_probs, mask).chunk(2)
+    return -logsigmoid(options.beta * (chosen - rejected) - options.gamma)
+
+
+METHOD = Pairwise(options=Options, needs=("groups",), select=select, loss=loss)

@@ -1,0 +1,1 @@
+"""The commands that the workflow's rules call, one file per command."""

@@ -1,0 +1,1 @@
+"""`deltageom compare`: any adapters and whole models, without a study."""

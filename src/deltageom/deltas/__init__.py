@@ -1,0 +1,1 @@
+"""A run's weight update, read straight from safetensors, without torch."""

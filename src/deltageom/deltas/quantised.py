@@ -1,0 +1,57 @@
+"""Which of a model's layers are quantised, and how; those of FP8 with a scale per block are read."""
+
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from deltageom.deltas.names import canonical
+from deltageom.deltas.tensors import FLOATS, FP8, Tensors
+from deltageom.errors import UserError
+
+FP8_BLOCKS = "FP8 blocks"
+EXPERTS = ("gate_up_proj", "gate_proj", "up_proj", "down_proj")
+_SCALE = "_scale_inv"  # beside a weight; of a block: what its values are multiplied by
+
+# What stands in a layer's place, or beside its weight, and whose it is.
+_ENDINGS = {
+    ".qweight": "GPTQ or AWQ",
+    ".weight_packed": "compressed-tensors",
+    f".weight{_SCALE}": FP8_BLOCKS,
+    ".weight.quant_state.bitsandbytes__nf4": "bitsandbytes 4-bit",
+    ".weight.quant_state.bitsandbytes__fp4": "bitsandbytes 4-bit",
+    ".SCB": "bitsandbytes 8-bit",
+    "_blocks": "MXFP4",
+}
+
+
+def quantised_modules(tensors: Tensors, config: dict[str, Any]) -> dict[str, str]:
+    """Module to how it is quantised: by the tensors beside its weight, or by a type that is no float's."""
+    method = (config.get("quantization_config") or {}).get("quant_method")
+    found = {}
+    for name in tensors.names:
+        for ending, how in _ENDINGS.items():
+            if name.endswith(ending):
+                found[canonical(name.removesuffix(ending))] = how
+        module = name.removesuffix(".weight")
+        is_weight = name != module or module.rpartition(".")[2] in EXPERTS
+        if is_weight and tensors.dtype(name) not in FLOATS:
+            found.setdefault(canonical(module), method or tensors.dtype(name))
+    return found
+
+
+def is_fp8_blocks(tensors: Tensors, name: str) -> bool:
+    """Whether a weight is a matrix of FP8 with a scale per block, as DeepSeek's are."""
+    return f"{name}{_SCALE}" in tensors and tensors.dtype(name) == FP8 and len(tensors.shape(name)) == 2
+
+
+def read_fp8_blocks(tensors: Tensors, name: str, config: dict[str, Any]) -> NDArray[np.float64]:
+    """The weight (d_out, d_in) that the values stand for. Raises UserError where the scales do not fit the blocks."""
+    block = (config.get("quantization_config") or {}).get("weight_block_size") or [128, 128]
+    weight, scales = tensors.read(name), tensors.read(f"{name}{_SCALE}")
+    if scales.shape != tuple(-(-size // of) for size, of in zip(weight.shape, block, strict=True)):
+        raise UserError(
+            f"{tensors.path(name)}: the scales {scales.shape} of {name} do not fit {weight.shape} in blocks of {block}"
+        )
+    weight *= np.kron(scales, np.ones(block))[: weight.shape[0], : weight.shape[1]]
+    return weight

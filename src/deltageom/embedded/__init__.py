@@ -1,1 +1,0 @@
-"""The embedded base model: a world of word problems and the pre-training of a tiny model in it."""

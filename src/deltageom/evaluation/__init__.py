@@ -1,0 +1,1 @@
+"""Answers to benchmarks: made, scored, compared and exported."""

@@ -1,0 +1,1 @@
+"""Completions by one engine behind a small interface, kept in shards."""

@@ -1,0 +1,1 @@
+"""GPUs and memory: what there is, what is free, what fits."""

@@ -1,0 +1,131 @@
+"""The loss along the path between two deltas: alpha dW_a + (1 - alpha) dW_b, in one loaded model.
+
+The loss (2606.23740) is the cross-entropy of the gold `\\boxed{answer}` placed right after the prompt.
+"""
+
+import math
+from collections.abc import Iterator
+from pathlib import Path
+
+import torch
+from peft.tuners.lora import LoraLayer
+from tqdm import tqdm
+
+from deltageom.deltas.folder import is_checkpoint
+from deltageom.measures.shared import barriers
+from deltageom.models.load import Model, autocast, load_adapter, load_model, load_run, load_tokenizer
+from deltageom.models.prompts import prompt_ids
+from deltageom.problems.problem import Problem
+from deltageom.study.settings import ConnectivitySettings
+
+Row = dict[str, float | str | int]
+Weights = dict[str, torch.Tensor]
+
+
+def loss_along_paths(
+    settings: ConnectivitySettings, base: str, a: Path, others: dict[str, Path], problems: list[Problem]
+) -> list[Row]:
+    """The paths between run a and each of `others` (name to folder), in one process: starting costs more than a path.
+
+    One row per path, point and problem: b, alpha (weight of a), problem_id, nll summed over the answer, tokens, and
+    uniform, the nats per token of a model that holds all tokens for equally likely.
+    """
+    tokenizer = load_tokenizer(base, settings.base)
+    deltas = _Deltas(base, settings)
+    deltas.add("a", a)
+    prompts = [prompt_ids(tokenizer, settings.prompt, problem.question) for problem in problems]
+    answers = [list(tokenizer.encode(f"\\boxed{{{problem.answer}}}", add_special_tokens=False)) for problem in problems]
+    uniform = math.log(deltas.model.get_input_embeddings().num_embeddings)
+    rows: list[Row] = []
+    for b, folder in tqdm(others.items(), unit="path"):
+        deltas.add("b", folder)
+        for alpha in barriers.path(settings.connectivity.points).tolist():
+            model = deltas.weigh({"a": alpha, "b": 1.0 - alpha})
+            losses = answer_nll(model, prompts, answers, settings.connectivity.batch_size)
+            for problem, answer, nll in zip(problems, answers, losses, strict=True):
+                row: Row = {"b": b, "alpha": alpha, "problem_id": problem.id, "nll": nll, "tokens": len(answer)}
+                rows.append(row | {"uniform": uniform})
+        deltas.remove("b")
+    return rows
+
+
+@torch.inference_mode()
+def answer_nll(model: Model, prompts: list[list[int]], answers: list[list[int]], batch_size: int) -> Iterator[float]:
+    """The summed negative log-likelihood of each answer after its prompt, in nats."""
+    for start in range(0, len(prompts), batch_size):
+        yield from _batch_nll(model, prompts[start : start + batch_size], answers[start : start + batch_size])
+
+
+def _batch_nll(model: Model, prompts: list[list[int]], answers: list[list[int]]) -> list[float]:
+    # padded on the left, so that the answers end together and only their logits are computed
+    rows = [prompt + answer for prompt, answer in zip(prompts, answers, strict=True)]
+    width, longest = max(map(len, rows)), max(map(len, answers))
+    ids = torch.tensor([[0] * (width - len(row)) + row for row in rows], device=model.device)
+    mask = torch.tensor([[0] * (width - len(row)) + [1] * len(row) for row in rows], device=model.device)
+    positions = (mask.cumsum(1) - 1).clamp(min=0)
+    with autocast(model):
+        logits = model(
+            input_ids=ids,
+            attention_mask=mask,
+            position_ids=positions,
+            logits_to_keep=longest + 1,
+            use_cache=False,
+        ).logits
+    log_probs = logits[:, :-1].float().log_softmax(-1)
+    chosen = log_probs.gather(2, ids[:, -longest:, None]).squeeze(2)
+    is_answer = torch.arange(longest, 0, -1, device=model.device)[None] <= torch.tensor(
+        [[len(answer)] for answer in answers], device=model.device
+    )
+    totals: list[float] = (-chosen * is_answer).double().sum(1).tolist()
+    return totals
+
+
+class _Deltas:
+    """Runs' deltas in one loaded base model, each times its weight: no cross terms, no adapter merged."""
+
+    def __init__(self, base: str, settings: ConnectivitySettings) -> None:
+        self.base = base
+        self.settings = settings
+        self.model = load_model(base, settings.base, settings.device)
+        # by their names before PEFT wraps the modules, which keeps the tensors and renames them
+        self.parameters: Weights = dict(self.model.named_parameters())
+        self.start: Weights = {}  # the base's own values, once a checkpoint is about to move them
+        self.checkpoints: dict[str, Weights] = {}
+        self.adapters: list[str] = []
+
+    def add(self, name: str, folder: Path) -> None:
+        if not is_checkpoint(folder):
+            self.model = load_adapter(self.model, folder, name)
+            self.adapters.append(name)
+            return
+        run = load_run(self.base, self.settings.base, self.settings.device, folder)
+        self.checkpoints[name] = dict(run.named_parameters())
+        self.start = self.start or {key: value.detach().clone() for key, value in self.parameters.items()}
+
+    def remove(self, name: str) -> None:
+        if name in self.checkpoints:
+            del self.checkpoints[name]
+            return
+        self.adapters.remove(name)
+        if self.adapters:
+            self.model.delete_adapter(name)
+        else:  # PEFT takes no adapter where it has none left
+            self.model = self.model.unload()
+
+    @torch.no_grad()
+    def weigh(self, weights: dict[str, float]) -> Model:
+        """The model with the sum of weight * delta: adapters by their scales, checkpoints in every parameter.
+
+        Those are computed in float32 from the base's own values, never from an earlier point's: weight 0 gives
+        the base's exactly, weight 1 the checkpoint's up to one rounding.
+        """
+        for name, start in self.start.items():
+            moves = [weights[run] * (values[name].float() - start) for run, values in self.checkpoints.items()]
+            self.parameters[name].copy_(sum(moves, start.float()))
+        if self.adapters:
+            self.model.base_model.set_adapter(self.adapters)
+        for layer in self.model.modules():
+            if isinstance(layer, LoraLayer):
+                for adapter in self.adapters:
+                    layer.set_scale(adapter, weights[adapter])
+        return self.model

@@ -1,0 +1,1 @@
+"""What a study's jobs are and cost, and whether this machine has what they need."""

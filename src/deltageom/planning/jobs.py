@@ -1,0 +1,83 @@
+"""A study's jobs, said once: the workflow's provenance and `deltageom plan` read them here.
+
+Imports nothing heavier than pydantic, for the Snakemake process reads the jobs' names on every start.
+"""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from deltageom.measures import interface as measures
+from deltageom.methods import interface as methods
+from deltageom.study.resolved import Study
+from deltageom.study.schema import TOY_BASE
+from deltageom.study.sharing import View, stage_of
+
+
+@dataclass(frozen=True)
+class Job:
+    """A job of the workflow: its rule, and its record below provenance/ and benchmarks/ without suffix: `train/sft`."""
+
+    rule: str
+    record: str
+
+
+def jobs(study: Study) -> list[Job]:
+    """Every job of the study, in the order of the workflow.
+
+    The workflow's own rules decide which jobs there are; tests hold this list against what Snakemake plans.
+    """
+    return [Job(rule, record) for rule, record in _jobs(study)]
+
+
+def job_names(study: Study) -> list[str]:
+    """The records that provenance.json merges, sorted: every job's but its own and that of the page, which shows it."""
+    return sorted(job.record for job in jobs(study) if job.record not in ("provenance", "page"))
+
+
+def of_replicates(views: Sequence[View]) -> list[tuple[Job, Path]]:
+    """Every job of all replicates with the folder of its results, from the project's; one that several share once."""
+    found = {
+        (job, Path("results", view.owners.get(stage_of(job.record, view.owners), view.study.study)))
+        for view in views
+        for job in jobs(view.study)
+    }
+    order = {job.rule: at for at, job in enumerate(job for view in views for job in jobs(view.study))}
+    return sorted(found, key=lambda one: (order[one[0].rule], str(one[1]), one[0].record))
+
+
+def needs_reference(study: Study) -> bool:
+    """Whether a run reads the base's log-probs or its held-out samples."""
+    return any("base" in methods.load(run.method).needs or run.training.kl_every for run in study.runs.values())
+
+
+def _jobs(study: Study) -> Iterator[tuple[str, str]]:
+    runs, imported = sorted(study.runs), study.rollouts.file is not None
+    models = ["base", *runs]
+    layers = list(dict.fromkeys(module.split(".")[1] for module in study.modules()))
+    yield from (("problems", f"problems/{name}") for name in ("train", *study.benchmarks))
+    yield "decontaminate", "decontaminate"
+    if study.base.model == TOY_BASE:
+        yield "pretrain", "pretrain"
+    if study.rollouts.generator == "teacher" and not imported:
+        yield "teacher", "teacher"
+    sampled = "import_rollouts" if imported else "rollouts"
+    yield sampled, sampled
+    yield "reward", "reward"
+    if needs_reference(study):
+        yield "reference", "reference"
+    for run in runs:
+        yield "train_whole" if study.runs[run].training.adapter == "none" else "train", f"train/{run}"
+    yield from ((rule, f"{rule}/{model}") for rule in ("evaluate", "grade") for model in models)
+    if study.measures.geometry.base_rank:
+        yield from (("base_spectrum", f"base_spectrum/{layer}") for layer in layers)
+    yield from (("geometry", f"geometry/{layer}") for layer in layers)
+    for measure in measures.load_all().values():
+        yield from ((record.partition("/")[0], record) for record in measure.jobs(runs))
+    if study.is_replicate():
+        yield from (("replicate_tables", "tables"), ("replicate_provenance", "provenance"))
+        return
+    yield "tables", "tables"
+    if study.replicates.count > 1:
+        yield "replicates", "replicates"
+    yield from ((rule, rule) for rule in ("figures", "summary", "provenance", "page"))

@@ -1,0 +1,1 @@
+"""Records to tables, one file per subject."""

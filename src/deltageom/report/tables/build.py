@@ -1,0 +1,94 @@
+"""Tidy tables from the records of a study: pure pandas, undefined values are missing, never zero.
+
+Runs and models keep the order in which they are given (the study's). `write` saves a table as .csv (full
+precision) and .md (rounded for reading); `read` gives back what `write` saved.
+"""
+
+import json
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+import pandas as pd
+
+from deltageom.display.columns import Record
+from deltageom.files import read_jsonl
+from deltageom.measures import interface as measures
+from deltageom.report.tables.geometry import cosine_matrix, geometry_tables
+from deltageom.report.tables.scores import (
+    Graded,
+    accuracy,
+    comparisons,
+    decontamination,
+    disagreements,
+    graders,
+    pass_at_k,
+)
+from deltageom.report.tables.training import training, training_curves
+from deltageom.study.schema import Statistics
+from deltageom.study.settings import TableSettings
+
+
+def build_tables(
+    runs: Mapping[str, Record],
+    selections: Mapping[str, Record],
+    metrics: Mapping[str, pd.DataFrame],
+    graded: Graded,
+    modules: Sequence[Record],
+    measured: Mapping[str, pd.DataFrame],
+    overlap: Record,
+    statistics: Statistics,
+    reference: str,
+) -> dict[str, pd.DataFrame]:
+    """Every table by name, from the arguments of the functions below; `runs` are the study's, in its order.
+
+    Those of the geometry are `aggregate.table.numbers`, one row per number; `measured` are the measures' own, by name;
+    `overlap` is the decontamination's report.
+    """
+    tables = {
+        "training": training(runs, selections),
+        "training_curves": training_curves({run: metrics[run] for run in runs if run in metrics}),
+        "accuracy": accuracy(graded, statistics),
+        "pass_at_k": pass_at_k(graded, statistics),
+        "comparisons": comparisons(graded, statistics, reference),
+        "graders": graders(graded),
+        "disagreements": disagreements(graded),
+        "decontamination": decontamination(overlap),
+        **geometry_tables(modules, runs),
+        **measured,
+    }
+    tables["cosine_matrix"] = cosine_matrix(tables["geometry_global"], list(runs))
+    return tables
+
+
+def collect(
+    results: Path, settings: TableSettings, shared: Mapping[str, Path] | None = None
+) -> dict[str, pd.DataFrame]:
+    """Every table by name (see tables.build), from the files that the rules have written below `results`.
+
+    `shared`: by stage (`train/sft`, `geometry`), the folder of another study that lies there instead.
+    """
+    shared = shared or {}
+
+    def of(stage: str) -> Path:
+        return shared.get(stage, results)
+
+    runs = {name: settings.runs[name].model_dump(mode="json") for name in settings.order}
+    return build_tables(
+        runs,
+        {name: json.loads((of(f"train/{name}") / "runs" / name / "selection.json").read_text()) for name in runs},
+        {name: pd.read_parquet(of(f"train/{name}") / "runs" / name / "metrics.parquet") for name in runs},
+        {
+            (model, benchmark): read_jsonl(of(f"grade/{model}") / "graded" / model / f"{benchmark}.jsonl")
+            for model in ("base", *runs)
+            for benchmark in settings.benchmarks
+        },
+        [json.loads((of("geometry") / "geometry" / f"{module}.json").read_text()) for module in settings.modules],
+        {
+            name: table
+            for measure, one in measures.load_all().items()
+            for name, table in one.build(of(measure), list(runs)).items()
+        },
+        json.loads((of("decontaminate") / "decontamination" / "report.json").read_text()),
+        settings.statistics,
+        settings.compare_with,
+    )

@@ -1,0 +1,1 @@
+"""What every run trains on: sampled or imported completions, graded."""

@@ -1,0 +1,1 @@
+"""What a study says: read, merged, checked, explained."""

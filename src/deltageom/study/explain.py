@@ -1,0 +1,105 @@
+"""pydantic's errors in a user's words, with the file or option that holds the value."""
+
+import difflib
+import re
+from collections.abc import Mapping
+from typing import Any
+
+from pydantic import BaseModel, ValidationError
+
+from deltageom.study.layers import Layer
+
+
+def errors_of(model: type[BaseModel], tree: Any, prefix: str, layers: list[Layer]) -> list[str]:
+    try:
+        model.model_validate(tree)
+    except ValidationError as error:
+        return explain(error, model, prefix, layers, {})
+    return []
+
+
+def explain(
+    error: ValidationError, model: type[BaseModel], prefix: str, layers: list[Layer], entries: Mapping[str, str]
+) -> list[str]:
+    """A line an error; `entries` are the grid's, by the runs that they were expanded to."""
+    lines = []
+    for detail in error.errors():
+        path = [p for p in [prefix, *map(str, detail["loc"])] if p]
+        shown = [p for i, p in enumerate(path) if not (path[0] == "runs" and i == 2 and p == "training")]
+        if path[0:1] == ["runs"] and len(path) > 1 and path[1] in entries:
+            shown[:2] = ["grid", entries[path[1]]]
+        text = message(detail)
+        origin = _origin(shown or _named_first(text), layers)
+        if detail.get("input", "") is None and shown and origin == layers[0].origin:
+            origin = next((layer.origin for layer in reversed(layers) if layer.origin.startswith("studies/")), origin)
+            text = "is not set, and has no default"
+        elif detail["type"] == "extra_forbidden":
+            beside = _keys_beside(model, [p for p in path if p != prefix]) if len(path) > 1 else list(layers[0].tree)
+            text += near(path[-1], beside)
+        elif named := [run for run in entries if repr(run) in text or f"runs.{run}." in text]:
+            text += f" ({', '.join(f'{run} is a run of grid.{entries[run]}' for run in named)})"
+        where = f"{origin}: " if origin else ""
+        lines.append(f"{where}{'.'.join(shown)}: {text}" if shown else f"{where}{text}")
+    return lines
+
+
+def _origin(path: list[str], layers: list[Layer]) -> str | None:
+    """The topmost layer that says it, or else what it is part of."""
+    for length in range(len(path), 0, -1):
+        for layer in reversed(layers):
+            if _has(layer.tree, path[:length]):
+                return layer.origin
+    return None
+
+
+def _named_first(text: str) -> list[str]:
+    """The key that a message of the whole study begins with: `measures.cka.benchmark ...`, `run 'sft': ...`."""
+    if run := re.match(r"run '([^']+)'", text):
+        return ["runs", run[1]]
+    return re.split(r"[\s:]", text, maxsplit=1)[0].split(".")
+
+
+def message(detail: Mapping[str, Any]) -> str:
+    """pydantic's message in a user's words."""
+    kind, value = detail["type"], detail.get("input")
+    if kind == "extra_forbidden":
+        return "unknown key"
+    if kind == "missing":
+        return "is missing"
+    message = str(detail["msg"]).removeprefix("Value error, ")
+    if isinstance(value, str | int | float | bool) or value is None:
+        message = f"{message[0].lower()}{message[1:]}; got {value!r}" if "got" not in message else message
+    if isinstance(value, str) and kind in ("float_type", "int_type"):
+        try:
+            number = float(value)
+        except ValueError:
+            return message
+        example = repr(number) if "." in repr(number) else repr(number).replace("e", ".0e")
+        message += f", which YAML reads as text: write {int(number) if kind == 'int_type' else example}"
+    return message
+
+
+def _keys_beside(model: Any, path: list[str]) -> list[str]:
+    """The known keys where the last of `path` stands, following the models' annotations."""
+    for part in path[:-1]:
+        if isinstance(model, type) and issubclass(model, BaseModel):
+            field = model.model_fields.get(part)
+            model = field.annotation if field else None
+        elif getattr(model, "__origin__", None) is dict:
+            model = model.__args__[1]
+    if isinstance(model, type) and issubclass(model, BaseModel):
+        return list(model.model_fields)
+    return []
+
+
+def _has(tree: Any, path: list[str]) -> bool:
+    for part in path:
+        if not isinstance(tree, dict) or part not in tree:
+            return False
+        tree = tree[part]
+    return True
+
+
+def near(word: str, known: list[str]) -> str:
+    close = difflib.get_close_matches(word, known, n=1)
+    return f" (did you mean {close[0]!r}?)" if close else ""

@@ -1,0 +1,1 @@
+"""One run: its rows, its batches, TRL's trainers, what it leaves."""

@@ -1,0 +1,65 @@
+"""Files appear whole or not at all."""
+
+import json
+from pathlib import Path
+
+import pytest
+
+from deltageom.errors import UserError
+from deltageom.files import read_jsonl, whole_file, write_csv, write_json, write_jsonl
+from deltageom.problems.problem import read_problems
+
+
+def test_a_failed_write_leaves_the_old_file_and_nothing_beside(tmp_path: Path) -> None:
+    path = tmp_path / "a.txt"
+    path.write_text("old")
+
+    def fail_half_way() -> None:
+        with whole_file(path) as aside:
+            aside.write_text("half")
+            raise RuntimeError
+
+    with pytest.raises(RuntimeError):
+        fail_half_way()
+    assert path.read_text() == "old"
+    assert [p.name for p in tmp_path.iterdir()] == ["a.txt"]
+
+
+def test_new_files_have_the_usual_permissions(tmp_path: Path) -> None:
+    (tmp_path / "usual").touch()
+    write_json(tmp_path / "ours.json", {})
+    assert (tmp_path / "ours.json").stat().st_mode == (tmp_path / "usual").stat().st_mode
+
+
+def test_jsonl_round_trip_keeps_odd_text(tmp_path: Path) -> None:
+    rows = [{"text": 'line\nbreak "quoted" \u2028 ünïcode \x00'}, {"text": ""}]
+    write_jsonl(tmp_path / "a.jsonl", rows)
+    assert read_jsonl(tmp_path / "a.jsonl") == rows
+
+
+@pytest.mark.parametrize("bad", [b'{"a": 1', b"[1]", b'"a"', b'\xff{"a": 1}'])
+def test_malformed_line_is_named_by_its_number(tmp_path: Path, bad: bytes) -> None:
+    path = tmp_path / "a.jsonl"
+    path.write_bytes(b'{"a": 1}\n\n' + bad + b"\n")
+    with pytest.raises(UserError, match=r"a\.jsonl:3: not a JSON object"):
+        read_jsonl(path)
+
+
+def test_json_refuses_nan(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match="not JSON compliant"):
+        write_json(tmp_path / "a.json", {"x": float("nan")})
+    assert not (tmp_path / "a.json").exists()
+
+
+def test_csv_keeps_every_digit(tmp_path: Path) -> None:
+    write_csv(tmp_path / "a.csv", [{"x": 0.1 + 0.2, "y": "a,b"}])
+    assert (tmp_path / "a.csv").read_text() == 'x,y\n0.30000000000000004,"a,b"\n'
+    assert json.loads("0.30000000000000004") == 0.1 + 0.2
+
+
+def test_a_file_of_something_else_is_no_list_of_problems(tmp_path: Path) -> None:
+    write_jsonl(tmp_path / "a.jsonl", [{"question": "q", "answer": "1"}])
+    with pytest.raises(
+        UserError, match=r"a\.jsonl: is no list of problems: each line has id, question, answer, solution"
+    ):
+        read_problems(tmp_path / "a.jsonl")

@@ -1,0 +1,76 @@
+"""A method and a measure of one's own, as docs/extending.md writes them: a file and a block, a file and a rule."""
+
+import json
+import re
+import shutil
+import subprocess
+from pathlib import Path
+
+import pandas as pd
+import pytest
+import yaml
+
+from deltageom.study.layers import merge
+from tests.conftest import BIN, ROOT, SMOKE, environment, snakemake
+
+
+def blocks(title: str) -> list[str]:
+    """The code of a section of the page."""
+    page = (ROOT / "docs" / "extending.md").read_text()
+    section = page.partition(f"\n## {title}\n")[2].partition("\n## ")[0]
+    return re.findall(r"```(?:python|yaml)\n(.*?)```", section, flags=re.DOTALL)
+
+
+@pytest.fixture(scope="module")
+def extended(smoke_study: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The finished smoke study with both, run again, without the run that this measure does not take."""
+    project = tmp_path_factory.mktemp("own") / "project"
+    shutil.copytree(smoke_study, project, symlinks=True)
+    method, runs = blocks("A method")
+    measure, rule = blocks("A measure")
+    (project / "src/deltageom/methods/half_sft.py").write_text(method)
+    (project / "src/deltageom/measures/where.py").write_text(measure)
+    (project / "workflow/rules/where.smk").write_text(rule)
+    study = merge(yaml.safe_load(SMOKE), yaml.safe_load(runs))
+    study["runs"]["whole"] = None
+    (project / "studies/smoke.yaml").write_text(yaml.safe_dump(study))
+    done = snakemake(project, "--config", "study=smoke")
+    assert done.returncode == 0, done.stdout + done.stderr
+    return project
+
+
+def test_the_method_is_trained_scored_and_compared(extended: Path) -> None:
+    results = extended / "results" / "smoke"
+    training = pd.read_csv(results / "tables" / "training.csv").set_index("run")
+    assert training.loc["half", "method"] == "half_sft"
+    assert training.loc["half", "options"] == "share=0.25"
+    curves = pd.read_csv(results / "tables" / "training_curves.csv")
+    first = curves[(curves["step"] == 1) & (curves["metric"] == "loss")].set_index("run")["value"]
+    assert first["half"] == pytest.approx(first["sft"] / 4, rel=1e-6)
+    assert "half" in pd.read_csv(results / "tables" / "cosine_matrix.csv").columns
+    assert "Half SFT: the negative log-likelihood of every rollout, scaled" in (results / "details.md").read_text()
+
+
+def test_the_measure_has_its_table_figure_words_and_provenance(extended: Path) -> None:
+    results = extended / "results" / "smoke"
+    table = pd.read_csv(results / "tables" / "where.csv")
+    runs = set(pd.read_csv(results / "tables" / "training.csv")["run"])
+    assert table.groupby("run")["share"].sum().to_dict() == pytest.approx(dict.fromkeys(runs, 1.0))
+    assert (results / "figures" / "where.svg").is_file()
+    details = (results / "details.md").read_text()
+    assert "## Where the updates lie" in details
+    assert "](figures/where.png)" in details
+    assert {f"where/{run}" for run in runs} <= json.loads((results / "provenance.json").read_text())["jobs"].keys()
+
+
+def test_both_are_typed(extended: Path) -> None:
+    files = ["methods/half_sft.py", "measures/where.py"]
+    done = subprocess.run(
+        [BIN / "mypy", "--config-file", ROOT / "pyproject.toml", *(f"src/deltageom/{file}" for file in files)],
+        cwd=extended, env=environment(extended), capture_output=True, text=True, check=False,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stdout
+
+
+def test_nothing_is_left_to_do(extended: Path) -> None:
+    assert "Nothing to be done" in snakemake(extended, "-n", "--config", "study=smoke").stdout

@@ -1,0 +1,83 @@
+# What rules read and are told, where that takes more than a line.
+def benchmark_arguments(places):
+    return named("--benchmark", {name: places.problems(name) for name in BENCHMARKS})
+
+
+def dataset_of(name):
+    """The data set that is written as problems/<name>.jsonl: a benchmark's, or the training prompts'."""
+    return STUDY.problems if name == "train" else STUDY.benchmarks[name].dataset
+
+
+def dataset_file(wildcards):
+    """A local data set's file, so that an edit of it is seen; none for the toy's world and the hub."""
+    dataset = dataset_of(wildcards.dataset)
+    return dataset.path if dataset.source == "file" else []
+
+
+def card_settings(owner, study):
+    """The card names the study that the rollouts are of."""
+    return settings(
+        study=owner,
+        problems=study.problems,
+        rollouts=study.rollouts,
+        prompt=study.prompt,
+        base=study.base,
+        grader=study.grading.grader("train"),
+    )
+
+
+def method_code(run):
+    """As `code`, of what the run's method adds to the training's own."""
+    common = code("train")
+    own = code("train", f"methods.{STUDY.runs[run].method}")
+    return [file for file in own if file not in common]
+
+
+def method_needs(run, what):
+    return what in methods.load(STUDY.runs[run].method).needs
+
+
+def train_inputs(wildcards):
+    """What only some runs read: the base's log-probs, its held-out samples, the run whose norm is matched."""
+    places = of("train/{run}", wildcards)
+    training = STUDY.runs[wildcards.run].training
+    files = {}
+    if method_needs(wildcards.run, "base"):
+        files["reference"] = places.reference("log_probs")
+    if training.kl_every:
+        files["held_out"] = places.reference("held_out")
+    if training.match_norm:
+        files["match"] = f"{places.run(training.match_norm.run)}/selection.json"
+    return files
+
+
+def train_arguments(wildcards, input):
+    arguments = []
+    if "reference" in input.keys():
+        arguments += ["--reference", input.reference]
+    if "held_out" in input.keys():
+        arguments += ["--held-out", input.held_out]
+    if "match" in input.keys():
+        arguments += ["--match", input.match]
+    return arguments
+
+
+def module_arguments(layer):
+    return [
+        argument
+        for name in MODULES
+        for argument in ("--module", f"layers.{layer}.{name}")
+    ]
+
+
+def base_spectra(wildcards):
+    """The base's singular triplets of a layer's modules, if the study asks for them."""
+    return [
+        of("geometry", wildcards).spectrum(f"layers.{wildcards.layer}.{module}")
+        for module in MODULES
+        if BASE_RANK
+    ]
+
+
+def spectra_arguments(spectra):
+    return ["--spectra", folder(spectra), "--base-rank", BASE_RANK] if spectra else []
