@@ -62,7 +62,7 @@ def _gpus() -> int:
 
 def _jobs(folder: Path, seen: set[Path], record: Record) -> None:
     """A line for each job that has left its provenance since the last look."""
-    for path in sorted(set(folder.rglob("*.json")) - seen):
+    for path in sorted(set(folder.rglob("[!.]*.json")) - seen):
         try:
             said = json.loads(path.read_text(encoding="utf-8"))
         except ValueError:

@@ -68,14 +68,15 @@ def _completions(base: str, told: Any, problems: list[Any], texts: list[list[str
     from trl.trainer.utils import add_fused_lm_head
 
     from deltageom.models.load import load_model, load_tokenizer
-    from deltageom.models.prompts import completion_ids, prompt_ids
+    from deltageom.models.prompts import completion_ids, prompt_ids, turn_end
     from deltageom.training import scoring
 
     tokenizer, model = load_tokenizer(base, told.base), load_model(base, told.base, "cpu")
     add_fused_lm_head(model)
     prompts = [prompt_ids(tokenizer, told.prompt, problem.question) for problem in problems for _ in range(2)]
     both = [text for of_problem in texts for text in of_problem]
-    ids = [completion_ids(tokenizer, text, finished=True) for text in both]
+    end = turn_end(tokenizer)
+    ids = [completion_ids(tokenizer, text, end) for text in both]
     scores = [score.tolist() for score in scoring.token_log_probs(model, prompts, ids, 32)]
     return {
         "problem_id": [problem.id for problem in problems for _ in range(2)],
