@@ -73,8 +73,8 @@ def job(folder: Path, given: argparse.Namespace, engine: str) -> Callable[[int],
     import pyarrow.compute as pc
     import pyarrow.parquet as pq
 
-    from deltageom.generation.engine import Engine, Setup, load_engine
-    from deltageom.generation.generate import Job
+    from deltageom.generation import generate as generation
+    from deltageom.generation.engine import Engine, Setup
     from deltageom.problems.problem import Problem
     from deltageom.rollouts import sample
     from deltageom.study.settings import RolloutSettings
@@ -91,20 +91,20 @@ def job(folder: Path, given: argparse.Namespace, engine: str) -> Callable[[int],
         }
     )
     kept: list[Engine] = []
-    load = load_engine
+    load = generation.load_engine
 
     def once(name: str, setup: Setup) -> Engine:
         if not kept:
             kept.append(load(name, setup))
         return kept[0]
 
-    load_engine = once
+    generation.load_engine = once
     base = str(folder / "base")
 
     def generate(prompts: int) -> int:
         problems = [Problem(f"p{number}", text, "1", None) for number, text in enumerate(texts(folder)[:prompts])]
         output = folder / f"{engine}.parquet"
-        sample.sample(settings, base, base, problems, output, Job(folder / "scratch", given.shard_size))
+        sample.sample(settings, base, base, problems, output, generation.Job(folder / "scratch", given.shard_size))
         return int(pc.sum(pc.list_value_length(pq.read_table(output)["token_ids"])).as_py())
 
     return generate

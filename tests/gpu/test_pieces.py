@@ -162,11 +162,16 @@ def test_parity_has_marks_on_both_sides(
     import numpy as np
 
     turned = np.array([np.cos(angle), np.sin(angle)])
-    found = {parity.REFERENCE: (np.array([2.0, 0.0]), [1.0])}
-    monkeypatch.setattr(parity, "_train", lambda *_: (turned, [loss]))
+    found = {parity.REFERENCE: parity.Trained(np.array([2.0, 0.0]), 1.0, 1.0)}
+    monkeypatch.setattr(parity, "_train", lambda *_: parity.Trained(turned, loss, loss))
     line = parity._measure("sft", parity.Variant("cpu", dtype, checkpointing=True), tmp_path, tiny, found)
     assert line["passes"] is passes
     assert parity.first_loss_mark("bfloat16", 64) == 6e-4
+
+
+def test_a_loss_of_opposite_parts_is_as_large_as_both() -> None:
+    assert parity.size(0.1, [0.4, -0.3]) == pytest.approx(0.7)
+    assert parity.size(-0.2, []) == 0.2
 
 
 def test_nothing_is_compared_with_a_reference_that_failed(tiny: argparse.Namespace, tmp_path: Path) -> None:
