@@ -1,8 +1,8 @@
 # What the report shows, and what its rules read.
 # What only a study of several replicates has.
 REPLICATE_TABLES = list(results.REPLICATES) if len(REPLICATES) > 1 else []
-REPORTED_TABLES = results.tables()
-REPORTED_FIGURES = results.figures(f"``{STUDY.measures.compare_with}``")
+REPORTED_TABLES = results.tables(MEASURES)
+REPORTED_FIGURES = results.figures(f"``{STUDY.measures.compare_with}``", MEASURES)
 if len(REPLICATES) > 1:
     REPORTED_FIGURES |= results.REPLICATE_FIGURES
 TABLES = expand(
@@ -94,6 +94,7 @@ def table_settings(study):
         order=list(study.runs),
         benchmarks=BENCHMARKS,
         modules=ALL_MODULES,
+        measures=list(MEASURES),
         statistics=study.statistics,
         compare_with=study.measures.compare_with,
     )

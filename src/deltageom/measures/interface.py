@@ -114,3 +114,8 @@ def load(name: str) -> Measure:
 def load_all() -> dict[str, Measure]:
     """Every measure by name, sorted."""
     return {name: load(name) for name in names()}
+
+
+def chosen(sections: Mapping[str, Any]) -> dict[str, Measure]:
+    """Those that a study has, by name, sorted: `measures.NAME: null` leaves one out; one without a key there is in."""
+    return {name: one for name, one in load_all().items() if sections.get(name, "") is not None}

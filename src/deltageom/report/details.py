@@ -35,7 +35,7 @@ def details(study: Mapping[str, Any], tables: Tables, figures: Sequence[str]) ->
         ("Training", _training(tables), ("training_curves",)),
         ("Accuracy", accuracy(study, tables), ("accuracy",)),
         ("Weight updates", geometry(study, tables), OF_GEOMETRY),
-        *((one.title, one.text(study, tables), tuple(one.figures)) for one in measures.load_all().values()),
+        *((one.title, one.text(study, tables), tuple(one.figures)) for one in _measures(study).values()),
     ]
     page = [f"# Study {escape(study['study'])}: the details"]
     for title, text, names in sections:
@@ -145,11 +145,11 @@ def _captions(study: Mapping[str, Any], tables: Tables) -> dict[str, str]:
         "principal_angles": f"{modules}, k = {study['measures']['geometry']['top_k'][-1]}.",
         **{
             name: drawing.details(study, tables)
-            for measure in measures.load_all().values()
+            for measure in _measures(study).values()
             for name, drawing in measure.figures.items()
         },
     }
-    found = results.figures(escape(study["measures"]["compare_with"])) | results.REPLICATE_FIGURES
+    found = results.figures(escape(study["measures"]["compare_with"]), _measures(study)) | results.REPLICATE_FIGURES
     return {name: " ".join(filter(None, (one.caption, own.get(name), seeds))) for name, one in found.items()}
 
 
@@ -170,6 +170,10 @@ def _of_curves(study: Mapping[str, Any], tables: Tables) -> str:
 
 def _figure(name: str, caption: str) -> str:
     return f"![{name.replace('_', ' ')}](figures/{name}.png)\n\n{caption}"
+
+
+def _measures(study: Mapping[str, Any]) -> dict[str, measures.Measure]:
+    return measures.chosen(study["measures"])
 
 
 def _shared(seeds: pd.Series) -> str:

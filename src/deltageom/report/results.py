@@ -5,9 +5,10 @@ the same in every study but for {reference}, the run that the others are compare
 own facts. A measure has its captions in its own file.
 """
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 
-from deltageom.measures import interface as measures
+from deltageom.measures.interface import Measure
 
 ACCURACY, DATA, TRAINING, UPDATES = "Accuracy", "Training data", "Training", "Weight updates"
 
@@ -130,20 +131,14 @@ PAGES = {
 }
 
 
-def tables() -> dict[str, Result]:
-    """By name."""
-    own = {
-        name: Result(one.title, caption) for one in measures.load_all().values() for name, caption in one.tables.items()
-    }
+def tables(chosen: Mapping[str, Measure]) -> dict[str, Result]:
+    """By name, with those of the measures."""
+    own = {name: Result(one.title, caption) for one in chosen.values() for name, caption in one.tables.items()}
     return _TABLES | own
 
 
-def figures(reference: str) -> dict[str, Result]:
-    """By name."""
+def figures(reference: str, chosen: Mapping[str, Measure]) -> dict[str, Result]:
+    """By name, with those of the measures."""
     found = {name: Result(one.section, one.caption.replace("{reference}", reference)) for name, one in _FIGURES.items()}
-    own = {
-        name: Result(one.title, drawing.caption)
-        for one in measures.load_all().values()
-        for name, drawing in one.figures.items()
-    }
+    own = {name: Result(one.title, drawing.caption) for one in chosen.values() for name, drawing in one.figures.items()}
     return found | own

@@ -139,6 +139,7 @@ class TableSettings(Section):
     order: list[str]
     benchmarks: list[str]
     modules: list[str]
+    measures: list[str]
     statistics: Statistics
     compare_with: str
 

@@ -352,7 +352,7 @@ def records(tmp_path, updates):
 def test_collect_reads_what_the_rules_have_written(records, updates):
     study = load_study({}, ROOT)
     told = {"runs": {"b": study.runs["dft"], "x": study.runs["sft"]}, "order": ["x", "b"]}
-    told |= {"benchmarks": ["easy"], "modules": list(updates), "compare_with": "x"}
+    told |= {"benchmarks": ["easy"], "modules": list(updates), "measures": ["cka", "connectivity"], "compare_with": "x"}
     told |= {"statistics": STATISTICS.model_copy(update={"family": "compare_with"})}
     built = collect(records, TableSettings(**told))
     curves = built["training_curves"]

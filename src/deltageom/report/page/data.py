@@ -6,6 +6,7 @@ from typing import Any
 import pandas as pd
 
 from deltageom.display.palette import looks, on_dark
+from deltageom.measures.interface import load_all
 from deltageom.report import results
 from deltageom.report.page.answers import answers
 from deltageom.report.page.arrange import BASE, order, plane
@@ -48,7 +49,7 @@ def at_once(source: Source) -> Data:
         "replicates": source.settings["replicates"]["count"] if source.settings else 1,
         "missing": list(source.missing),
         **_tables({name: frame for name, frame in source.tables.items() if _at_once(name, frame)}),
-        "captions": {name: one.caption for name, one in {**results.tables(), **results.REPLICATES}.items()},
+        "captions": {name: one.caption for name, one in {**results.tables(load_all()), **results.REPLICATES}.items()},
     }
 
 

@@ -11,6 +11,7 @@ import pandas as pd
 from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 
+from deltageom.measures.interface import load_all
 from deltageom.report import results
 from deltageom.report.page import columns, data, measures, parts
 from deltageom.report.page.source import Source
@@ -37,7 +38,7 @@ def page(sources: Sequence[Source], side_by_side: Mapping[str, pd.DataFrame] | N
     environment.filters["tojson_text"] = _settings_text
     environment.globals |= {"linked": _linked, "machines": _machines, "seeds": _seeds, "Markup": Markup}
     reference = shown[0]["reference"] or "the reference"
-    known = results.tables() | results.figures(reference)
+    known = results.tables(load_all()) | results.figures(reference, load_all())
     return environment.get_template("page.html.jinja").render(
         policy=_policy(style, script),
         style=Markup(style),

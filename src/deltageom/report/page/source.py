@@ -10,6 +10,7 @@ import pandas as pd
 
 from deltageom.display.table_files import read_tables
 from deltageom.errors import UserError
+from deltageom.measures.interface import chosen
 from deltageom.report import results
 from deltageom.report.tables.training import training_curves
 from deltageom.study.replicates import FOLDER as REPLICATES
@@ -174,7 +175,7 @@ def _missing(
     tables: Mapping[str, pd.DataFrame],
     graded: Mapping[tuple[str, str], Path],
 ) -> list[str]:
-    known = results.tables()
+    known = results.tables(chosen(provenance["settings"]["measures"] if provenance else {}))
     found = [f"tables/{name}.csv ({known[name].section})" for name in known if name not in tables]
     if provenance is None:
         found.append("provenance.json (settings, versions, machines; the answer in sentences needs it)")

@@ -85,7 +85,7 @@ def collect(
         [json.loads((of("geometry") / "geometry" / f"{module}.json").read_text()) for module in settings.modules],
         {
             name: table
-            for measure, one in measures.load_all().items()
+            for measure, one in ((name, measures.load(name)) for name in settings.measures)
             for name, table in one.build(of(measure), list(runs)).items()
         },
         json.loads((of("decontaminate") / "decontamination" / "report.json").read_text()),
