@@ -137,14 +137,14 @@ def _norms(study: Mapping[str, Any], tables: Tables) -> Iterator[str]:
 
 
 def _accuracies(tables: Tables) -> Iterator[str]:
-    """On each benchmark: the base, and how many runs differ from it by more than their intervals."""
+    """The base, the lowest and the highest run of each benchmark, in one sentence."""
+    said = []
     for benchmark, rows in widest_scores(tables).groupby("benchmark", sort=False):
         base, runs = rows[rows["model"] == "base"].iloc[0], rows[rows["model"] != "base"].sort_values("mean")
-        worst, best = runs.iloc[0], runs.iloc[-1]
-        yield (
-            f"Accuracy on {escape(str(benchmark))}: base {value(base)}; the runs from {escape(worst['model'])} "
-            f"{value(worst)} to {escape(best['model'])} {value(best)}. Paired tests: tables/comparisons.csv."
-        )
+        worst, best = (f"{escape(row['model'])} {value(row)}" for _, row in runs.iloc[[0, -1]].iterrows())
+        said.append(f"on {escape(str(benchmark))} base {value(base)}, runs from {worst} to {best}")
+    if said:
+        yield f"Accuracy: {'; '.join(said)} (paired tests: tables/comparisons.csv)."
 
 
 def _is_sft(study: Mapping[str, Any], tables: Tables) -> bool:

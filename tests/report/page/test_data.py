@@ -115,7 +115,7 @@ def test_the_answer_is_the_summarys(page: str) -> None:
     assert said[0].startswith("Cosine of each update with sft's: dft 0.")
     assert "(paper 0.572)" in said[0]
     assert said[1].startswith("Where they part from sft's, lowest to highest cosine by layer: ")
-    assert any(line.startswith("Accuracy on easy: base 0.17 [") for line in said)
+    assert any(line.startswith("Accuracy: on easy base 0.17 [") for line in said)
 
 
 @pytest.mark.parametrize("name", ["a_b", "*x*", "<b>", "a|b", "_x_", "[l](u)", "$x$", "a`b", "a\\b", "&amp;"])
