@@ -64,7 +64,7 @@ if len(REPLICATES) > 1:
             mem_mb=memory(2000),
             runtime=30,
         params:
-            *code("replicates"),
+            *code("replicates", *MEASURE_CODE),
             settings=lambda _: settings(
                 compare_with=STUDY.measures.compare_with,
                 same_problems="base" not in STUDY.replicates.vary,

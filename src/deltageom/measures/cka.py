@@ -113,6 +113,7 @@ MEASURE = Measure(
         )
     },
     inputs=("a",),
+    numbers={"cka": lambda table: table.rename(columns={"estimator": "measure", "similarity": "value"})},
     # the hidden states themselves, which no table reads; one run has no pair
     others=lambda runs: [f"hidden_states/{run}" for run in runs] if len(runs) > 1 else [],
 )

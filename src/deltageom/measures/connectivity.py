@@ -189,4 +189,5 @@ MEASURE = Measure(
     },
     inputs=("base", "a", "problems"),
     settings=ConnectivitySettings,
+    numbers={"barriers": lambda table: table.melt(["a", "b"], ["chord", "mean_of_ends"], "measure")},
 )

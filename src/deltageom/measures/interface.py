@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import importlib
 import pkgutil
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -52,6 +52,9 @@ class Measure:
     inputs: the names of --input that it cannot do without.
     settings: what the rule passes as --settings.
     others: its further jobs, those that leave nothing for the tables.
+    numbers: of a table the numbers that are taken over replicates: a row each, with `value`, `measure` and what says
+        which one it is: a, b, benchmark, layer, k.
+    adapters_only: whether runs without an adapter are left out of all of this.
     """
 
     title: str
@@ -64,6 +67,12 @@ class Measure:
     inputs: Sequence[str] = ()
     settings: type[Section] = Section
     others: Callable[[Sequence[str]], list[str]] = lambda _runs: []
+    numbers: Mapping[str, Callable[[pd.DataFrame], pd.DataFrame]] = field(default_factory=dict)
+    adapters_only: bool = False
+
+    def of(self, runs: Iterable[str], whole: Collection[str]) -> list[str]:
+        """The runs that it measures; `whole`: those without an adapter."""
+        return [run for run in runs if not (self.adapters_only and run in whole)]
 
     def jobs(self, runs: Sequence[str]) -> list[str]:
         """The names of its jobs, as their provenance records have them."""

@@ -5,7 +5,7 @@ order of the table `training`, and their colours are palette.py's. `reference` i
 compared with.
 """
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 
 import numpy as np
 import pandas as pd
@@ -40,9 +40,10 @@ def _figure_of_study(draw: Callable[[Tables, str], Figure]) -> Callable[[Tables,
     return FIGURES[draw.__name__]
 
 
-def every_figure() -> dict[str, Callable[[Tables, str], Figure]]:
-    """FIGURES and those of the measures, by name."""
-    own = {name: one.draw for measure in measures.load_all().values() for name, one in measure.figures.items()}
+def every_figure(tables: Collection[str] | None = None) -> dict[str, Callable[[Tables, str], Figure]]:
+    """FIGURES and those of the measures, by name; given the names of tables, of the measures that have theirs there."""
+    shown = [one for one in measures.load_all().values() if tables is None or set(one.tables) <= set(tables)]
+    own = {name: one.draw for measure in shown for name, one in measure.figures.items()}
     return FIGURES | {name: drawing.styled(draw) for name, draw in own.items()}
 
 

@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 from deltageom.display.against import against
 from deltageom.display.columns import typed
 from deltageom.evaluation.over_replicates import crossed_bootstrap, paired, spread
+from deltageom.measures.interface import load_all
 from deltageom.report.tables.geometry import of_measure
 from deltageom.study.schema import Statistics
 
@@ -72,9 +73,9 @@ def long_table(tables: Mapping[str, pd.DataFrame]) -> pd.DataFrame:
         "training": training.melt(["a"], ending, "measure").dropna(subset="value"),
         "geometry_global": tables["geometry_global"],
         "geometry_layer": by_layer[by_layer["measure"] == "cosine"],
-        "barriers": tables["barriers"].melt(["a", "b"], ["chord", "mean_of_ends"], "measure"),
-        "cka": tables["cka"].rename(columns={"estimator": "measure", "similarity": "value"}),
     }
+    for measure in load_all().values():
+        parts |= {name: numbers(tables[name]) for name, numbers in measure.numbers.items() if name in tables}
     return pd.concat([part.assign(source=name).reindex(columns=[*KEYS, "value"]) for name, part in parts.items()])
 
 

@@ -20,7 +20,7 @@ def run(arguments: argparse.Namespace) -> None:
 
     settings = parse_settings(FigureSettings, arguments.settings)
     frames = read_tables(arguments.tables)
-    drawn = figures.every_figure()
+    drawn = figures.every_figure(frames)
     if "replicates" in frames:
         drawn["replicates"] = replicate_figure.replicates
     for name, draw in drawn.items():
