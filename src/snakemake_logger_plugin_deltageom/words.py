@@ -23,6 +23,7 @@ DONE = {
     "base_spectrum": "took the spectra of the base, layer {layer}",
     "geometry": "compared the updates, layer {layer}",
     "connectivity": "walked from {a} to the runs after it",
+    "held_out_paths": "walked from {a} to the runs after it, on held-out answers",
     "cka": "compared the hidden states of {a} with those of the runs after it",
     "tables": "made the tables",
     "replicate_tables": "made the tables",

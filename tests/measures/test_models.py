@@ -14,10 +14,11 @@ from transformers import AutoModelForCausalLM, PreTrainedModel
 
 from deltageom.deltas.open import open_run
 from deltageom.errors import UserError
+from deltageom.files import write_jsonl
 from deltageom.geometry import record
-from deltageom.measures.shared import hidden_states, loss_paths
+from deltageom.measures.shared import hidden_states, loss_paths, own_answers
 from deltageom.models.load import Model, load_run, load_tokenizer
-from deltageom.models.prompts import prompt_ids
+from deltageom.models.prompts import prompt_ids, turn_end
 from deltageom.problems.problem import Problem
 from deltageom.study.schema import Base, Cka, Connectivity, Prompt
 from deltageom.study.settings import ConnectivitySettings, HiddenSettings
@@ -311,3 +312,45 @@ def test_top_k_over_a_modules_shorter_side_is_an_error(
     updated(tmp_path, "layers.0.self_attn.v_proj", runs, 16, tiny_model)
     with pytest.raises(UserError, match=r"top_k 17 is more than the 16 singular directions of layers\.0\.self_attn\.v"):
         updated(tmp_path, "layers.0.self_attn.v_proj", runs, 17, tiny_model)
+
+
+def test_a_problem_of_several_texts_has_their_losses_added(
+    tiny_model: Path, tiny_adapters: dict[str, Path], base_settings: Base
+) -> None:
+    a, b = tiny_adapters["first"], tiny_adapters["second"]
+    one, other = (loss_paths.Text("1", [5, 6, 7], answer) for answer in ([8, 9], [10]))
+    apart = loss_paths.Text("2", [5], [11, 12, 13])
+    walk = loss_paths.Walk(base_settings, "cpu", points=3, batch_size=2)
+
+    def path(*texts: loss_paths.Text) -> list[dict[str, Any]]:
+        return loss_paths.along_paths(walk, str(tiny_model), a, {"b": b}, lambda _b: list(texts))
+
+    together = path(one, apart, other)
+    assert [(row["problem_id"], row["tokens"]) for row in together] == 3 * [("1", 3), ("2", 3)]
+    added = [x["nll"] + y["nll"] for x, y in zip(path(one), path(other), strict=True)]
+    assert [row["nll"] for row in together[::2]] == pytest.approx(added, rel=1e-5)
+    assert path() == []
+
+
+def test_correct_answers_are_taken_once_and_of_the_first_problems(
+    tiny_model: Path, base_settings: Base, tmp_path: Path
+) -> None:
+    tokenizer = load_tokenizer(str(tiny_model), base_settings)
+    end = turn_end(tokenizer)
+
+    def record(problem: str, response: str, correct: bool, finish_reason: str = "stop") -> dict[str, Any]:
+        return {"problem_id": problem, "prompt": f"{problem}?", "response": response} | {
+            "correct": correct,
+            "finish_reason": finish_reason,
+        }
+
+    of_a = [record("p", "wrong", False), record("q", "7", True), record("r", "late", True)]
+    of_b = [record("p", "3 apples", True, "length"), record("q", "7", True), record("r", "late", True)]
+    for name, records in (("a", of_a), ("b", of_b)):
+        write_jsonl(tmp_path / f"{name}.jsonl", records)
+    found = own_answers.correct(tokenizer, [tmp_path / "a.jsonl", tmp_path / "b.jsonl"], 2)
+    assert [text.problem_id for text in found] == ["p", "q"]
+    assert tokenizer.decode(found[0].answer) == "3 apples"  # cut off, so not closed
+    assert found[1].answer == [*tokenizer.encode("7"), end]
+    assert tokenizer.decode(found[1].prompt) == "q?"
+    assert own_answers.correct(tokenizer, [tmp_path / "a.jsonl"], 1) == []

@@ -14,7 +14,8 @@ from deltageom.display.table_files import read_table, write_table
 from deltageom.evaluation import statistics
 from deltageom.geometry.module_numbers import measure_module
 from deltageom.measures.cka import cka
-from deltageom.measures.connectivity import barriers, connectivity
+from deltageom.measures.interface import chosen
+from deltageom.measures.shared.path_tables import barriers, losses
 from deltageom.methods import interface
 from deltageom.methods.interface import full_name
 from deltageom.report import figures
@@ -83,8 +84,8 @@ def built(study):
     }
     selections = {run: ends | {"problems": 512, "selected": 400} for run in RUNS}
     metrics = pd.DataFrame({"step": 1, "metric": ["loss", "delta_norm", "kl_to_base", "weight_share_correct"]})
-    losses = connectivity(paths)
-    measured = {"connectivity": losses, "barriers": barriers(losses, paths)}
+    points = losses(paths)
+    measured = {"connectivity": points, "barriers": barriers(points, paths)}
     measured["cka"] = cka(dict.fromkeys(pairs, similar.assign(n=100)))
     return build_tables(
         study["runs"],
@@ -419,7 +420,7 @@ def test_barriers_and_undefined_ones(study, built):
     assert rows["dft"]["above chord"] == "0.5"
     assert rows["dft"]["share of the run"] == "0.25"  # dft is a of its pair, alpha its share
     assert rows["dpo"]["above chord"] == "–"
-    assert "of all 3 pairs: 3, between dft and dpo." in page
+    assert "of all 3 pairs: 3 (3 to 3), between dft and dpo." in page
 
 
 def test_cka_of_the_last_layer_and_the_lowest(study, built):
@@ -428,7 +429,8 @@ def test_cka_of_the_last_layer_and_the_lowest(study, built):
 
 
 def test_each_given_figure_is_embedded_once_with_its_facts(study, built):
-    names = list(figures.every_figure())
+    own = [name for measure in chosen(study["measures"]).values() for name in measure.figures]
+    names = [*figures.FIGURES, *own]
     page = details(study, built, names)
     assert sorted(re.findall(r"\]\(figures/(\w+)\.png\)", page)) == sorted(names)
     captions = dict(re.findall(r"\]\(figures/(\w+)\.png\)\n\n(.+)\n", page))

@@ -73,6 +73,7 @@ def sample(count=3, layers=2, gaps=False):
         "training_curves": (curves, "run step metric value"),
         "accuracy": (accuracy, "model benchmark n samples accuracy interval low high"),
         "connectivity": (paths, "a b alpha loss n"),
+        "held_out_paths": (paths, "a b alpha loss n"),
         "cka": (cka, "a b layer estimator similarity n"),
     }
     built = {name: pd.DataFrame(list(rows), columns=c.split()) for name, (rows, c) in frames.items()}

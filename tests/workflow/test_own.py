@@ -4,6 +4,7 @@ import json
 import re
 import shutil
 import subprocess
+from itertools import combinations
 from pathlib import Path
 
 import pandas as pd
@@ -33,6 +34,8 @@ def extended(smoke_study: Path, tmp_path_factory: pytest.TempPathFactory) -> Pat
     (project / "workflow/rules/where.smk").write_text(rule)
     study = merge(yaml.safe_load(SMOKE), yaml.safe_load(runs))
     study["runs"]["whole"] = None
+    # one that config.yaml leaves out
+    study["measures"]["held_out_paths"] = {"benchmark": "easy", "problems": 8, "points": 3, "batch_size": 8}
     (project / "studies/smoke.yaml").write_text(yaml.safe_dump(study))
     done = snakemake(project, "--config", "study=smoke")
     assert done.returncode == 0, done.stdout + done.stderr
@@ -49,6 +52,25 @@ def test_the_method_is_trained_scored_and_compared(extended: Path) -> None:
     assert first["half"] == pytest.approx(first["sft"] / 4, rel=1e-6)
     assert "half" in pd.read_csv(results / "tables" / "cosine_matrix.csv").columns
     assert "Half SFT: the negative log-likelihood of every rollout, scaled" in (results / "details.md").read_text()
+
+
+def test_a_measure_that_a_study_turns_on_is_in_it(extended: Path) -> None:
+    results = extended / "results" / "smoke"
+    table = pd.read_csv(results / "tables" / "held_out_paths.csv")
+    answers = {path.parent.name: path for path in results.glob("graded/*/easy.jsonl")}
+    solved = {
+        model: {row["problem_id"] for row in map(json.loads, path.open()) if row["correct"]}
+        for model, path in answers.items()
+    }
+    problems = [row["problem_id"] for row in map(json.loads, answers["base"].open())][:8]
+    for (a, b), rows in table.groupby(["a", "b"]):
+        assert rows["n"].tolist() == 3 * [len((solved[a] | solved[b]) & set(problems))]
+    pairs = set(zip(table["a"], table["b"], strict=True))
+    assert pairs == {
+        (a, b) for a, b in combinations(sorted(set(solved) - {"base"}), 2) if (solved[a] | solved[b]) & set(problems)
+    }
+    assert "## Mode connectivity on held-out answers" in (results / "details.md").read_text()
+    assert (results / "figures" / "held_out_paths.svg").is_file()
 
 
 def test_the_measure_has_its_table_figure_words_and_provenance(extended: Path) -> None:

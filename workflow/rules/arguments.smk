@@ -62,6 +62,19 @@ def train_arguments(wildcards, input):
     return arguments
 
 
+def answers_on_paths(wildcards):
+    """The graded answers of a run and of the runs after it, by the names that the measure has for them."""
+    places, benchmark = (
+        of("held_out_paths", wildcards),
+        STUDY.measures.held_out_paths.benchmark,
+    )
+    own = {"answers": places.graded(wildcards.a, benchmark)}
+    return own | {
+        f"answers_of_{run}": places.graded(run, benchmark)
+        for run in runs_after(wildcards.a)
+    }
+
+
 def module_arguments(layer):
     return [
         argument

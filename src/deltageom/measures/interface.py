@@ -99,9 +99,11 @@ def pairs(folder: Path, runs: Sequence[str]) -> dict[tuple[str, str], pd.DataFra
 
 
 def read_rows(path: Path) -> pd.DataFrame:
-    """What `deltageom measure` wrote."""
+    """What `deltageom measure` wrote; without rows no column but `b`."""
     import pandas as pd
 
+    if path.stat().st_size <= 1:
+        return pd.DataFrame(columns=["b"], dtype=str)
     # names are text whatever they look like: "NA" and "1" are good names
     return pd.read_csv(path, dtype={"b": str, "problem_id": str}, keep_default_na=False, na_values=[""])
 

@@ -76,9 +76,9 @@ class Study(Section):
             raise ValueError(
                 f"measures.compare_with {self.measures.compare_with!r} is none of the runs: {', '.join(self.runs)}"
             )
-        for key in ("connectivity", "cka"):
-            benchmark = getattr(self.measures, key).benchmark
-            if benchmark not in self.benchmarks:
+        for key, section in self.measures:
+            benchmark = getattr(section, "benchmark", None)
+            if hasattr(section, "benchmark") and benchmark not in self.benchmarks:
                 raise ValueError(
                     f"measures.{key}.benchmark {benchmark!r} is none of the benchmarks: {', '.join(self.benchmarks)}"
                 )

@@ -314,6 +314,7 @@ class Measures(Section):
     compare_with: str  # the run that the others are held against
     geometry: Geometry
     connectivity: Connectivity
+    held_out_paths: Connectivity | None
     cka: Cka
 
 

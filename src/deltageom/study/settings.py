@@ -92,6 +92,15 @@ class ConnectivitySettings(Section):
     device: Device
 
 
+class HeldOutPathsSettings(Section):
+    """What `deltageom measure held_out_paths` is told."""
+
+    held_out_paths: Connectivity
+    prompt: Prompt
+    base: Base
+    device: Device
+
+
 class HiddenSettings(Section):
     """What `deltageom hidden-states` is told."""
 

@@ -16,7 +16,7 @@ from deltageom.geometry.aggregate.table import COLUMNS
 from deltageom.geometry.record import record
 from deltageom.jobs import study_provenance
 from deltageom.measures.cka import cka
-from deltageom.measures.connectivity import barriers, connectivity
+from deltageom.measures.shared.path_tables import barriers, losses
 from deltageom.report.page import source
 from deltageom.report.page.measures import MEASURES
 from deltageom.report.page.source import Source
@@ -84,7 +84,7 @@ def tables(
     pairs = list(combinations(sorted(runs), 2))
     points = [(alpha, 1 + alpha * (1 - alpha)) for alpha in (0.0, 0.25, 0.5, 0.75, 1.0)]
     path = pd.DataFrame(points, columns=["alpha", "nll"]).assign(problem_id="p", tokens=1, uniform=6.0)
-    losses = connectivity(dict.fromkeys(pairs, path))
+    points = losses(dict.fromkeys(pairs, path))
     similar = pd.DataFrame([(layer, 0.9 - layer / 10, 0.95) for layer in range(LAYERS)])
     similar.columns = pd.Index(["layer", "debiased", "biased"])
     long = similar.melt("layer", var_name="estimator", value_name="similarity").assign(n=20)
@@ -100,8 +100,8 @@ def tables(
         of,
         modules,
         {
-            "connectivity": losses,
-            "barriers": barriers(losses, dict.fromkeys(pairs, path)),
+            "connectivity": points,
+            "barriers": barriers(points, dict.fromkeys(pairs, path)),
             "cka": cka(dict.fromkeys(pairs, long)),
         },
         NO_OVERLAP,

@@ -18,7 +18,7 @@ from deltageom.display.table_files import MARKDOWN_ROWS, read_table, write_table
 from deltageom.files import write_json, write_jsonl
 from deltageom.geometry.module_numbers import measure_module
 from deltageom.measures.cka import cka
-from deltageom.measures.connectivity import barriers, connectivity
+from deltageom.measures.shared.path_tables import barriers, losses
 from deltageom.report.tables.build import build_tables, collect, training, training_curves
 from deltageom.report.tables.geometry import cosine_matrix, of_pairs, of_runs
 from deltageom.study.load import load_study
@@ -42,8 +42,8 @@ def run(method, **options):
 def build(runs=None, graded=None, deltas=None, metrics=None):
     """Every table of these records; of what is not given, nothing."""
     made = modules(deltas or {})
-    losses = connectivity({})
-    measured = {"connectivity": losses, "barriers": barriers(losses, {}), "cka": cka({})}
+    points = losses({})
+    measured = {"connectivity": points, "barriers": barriers(points, {}), "cka": cka({})}
     return build_tables(runs or {}, {}, metrics or {}, graded or {}, made, measured, NO_OVERLAP, STATISTICS, "x")
 
 
@@ -137,11 +137,11 @@ def path(nll, tokens=(1, 3)):
 
 def test_loss_is_per_token_over_all_problems_and_barrier_of_a_known_path():
     paths = {("x", "y"): path({1.0: (2, 6), 0.0: (4, 0), 0.5: (3, 9)})}
-    losses = connectivity(paths)
-    assert losses["alpha"].tolist() == [0, 0.5, 1]
-    assert losses["loss"].tolist() == [1, 3, 2]  # (4 + 0) / 4, not the mean of 4 / 1 and 0 / 3
-    assert losses["n"].tolist() == [2, 2, 2]
-    row = barriers(losses, paths).iloc[0]
+    points = losses(paths)
+    assert points["alpha"].tolist() == [0, 0.5, 1]
+    assert points["loss"].tolist() == [1, 3, 2]  # (4 + 0) / 4, not the mean of 4 / 1 and 0 / 3
+    assert points["n"].tolist() == [2, 2, 2]
+    row = barriers(points, paths).iloc[0]
     assert (row["loss_a"], row["loss_b"], row["uniform"]) == (2, 1, 6)
     # resampled, the path has one problem twice, or both: barriers 2, 0.5 and 1.5 of (4, 3, 2), (0, 9, 6) / 3 and both
     assert (row["chord_low"], row["chord_high"]) == (0, 2)
@@ -150,9 +150,9 @@ def test_loss_is_per_token_over_all_problems_and_barrier_of_a_known_path():
 
 def test_missing_loss_leaves_the_barrier_missing():
     paths = {("x", "y"): path({0.0: (1, 1), 0.5: (math.nan, 1), 1.0: (1, 1)})}
-    losses = connectivity(paths)
-    assert losses["loss"].isna().tolist() == [False, True, False]
-    row = barriers(losses, paths).iloc[0]
+    points = losses(paths)
+    assert points["loss"].isna().tolist() == [False, True, False]
+    row = barriers(points, paths).iloc[0]
     assert row[["chord_low", "mean_of_ends", "chord", "worst_alpha"]].isna().all()
     assert row["loss_a"] == 0.5
 

@@ -1,10 +1,8 @@
-"""The loss along the path between two deltas: alpha dW_a + (1 - alpha) dW_b, in one loaded model.
-
-The loss (2606.23740) is the cross-entropy of the gold `\\boxed{answer}` placed right after the prompt.
-"""
+"""The loss along the path between two deltas: alpha dW_a + (1 - alpha) dW_b, in one loaded model."""
 
 import math
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 from pathlib import Path
 
 import torch
@@ -14,39 +12,90 @@ from tqdm import tqdm
 from deltageom.deltas.folder import is_checkpoint
 from deltageom.measures.shared import barriers
 from deltageom.models.load import Model, autocast, load_adapter, load_model, load_run, load_tokenizer
-from deltageom.models.prompts import prompt_ids
+from deltageom.models.prompts import Tokenizer, prompt_ids
 from deltageom.problems.problem import Problem
+from deltageom.study.schema import Base, Device, Prompt
 from deltageom.study.settings import ConnectivitySettings
 
 Row = dict[str, float | str | int]
 Weights = dict[str, torch.Tensor]
 
 
+@dataclass(frozen=True)
+class Text:
+    """What the loss is of: the tokens of `answer` after those of `prompt`. A problem may have several."""
+
+    problem_id: str
+    prompt: list[int]
+    answer: list[int]
+
+
+@dataclass(frozen=True)
+class Walk:
+    """How a path is walked: its points, and texts at once."""
+
+    base: Base
+    device: Device
+    points: int
+    batch_size: int
+
+
+def boxed(tokenizer: Tokenizer, prompt: Prompt, problems: list[Problem]) -> list[Text]:
+    """The gold `\\boxed{answer}` right after each prompt (2606.23740)."""
+    return [
+        Text(
+            problem.id,
+            prompt_ids(tokenizer, prompt, problem.question),
+            list(tokenizer.encode(f"\\boxed{{{problem.answer}}}", add_special_tokens=False)),
+        )
+        for problem in problems
+    ]
+
+
 def loss_along_paths(
     settings: ConnectivitySettings, base: str, a: Path, others: dict[str, Path], problems: list[Problem]
 ) -> list[Row]:
+    """`along_paths` of the gold boxed answers, which are the same on every path."""
+    wanted = settings.connectivity
+    walk = Walk(settings.base, settings.device, wanted.points, wanted.batch_size)
+    texts = boxed(load_tokenizer(base, settings.base), settings.prompt, problems)
+    return along_paths(walk, base, a, others, lambda _b: texts)
+
+
+def along_paths(
+    walk: Walk, base: str, a: Path, others: dict[str, Path], texts: Callable[[str], list[Text]]
+) -> list[Row]:
     """The paths between run a and each of `others` (name to folder), in one process: starting costs more than a path.
 
-    One row per path, point and problem: b, alpha (weight of a), problem_id, nll summed over the answer, tokens, and
-    uniform, the nats per token of a model that holds all tokens for equally likely.
+    texts: those of the path to a run, by its name. One row per path, point and problem: b, alpha (weight of a),
+    problem_id, nll summed over the problem's texts, their tokens, and uniform, the nats per token of a model that
+    holds all tokens for equally likely.
     """
-    tokenizer = load_tokenizer(base, settings.base)
-    deltas = _Deltas(base, settings)
+    deltas = _Deltas(base, walk)
     deltas.add("a", a)
-    prompts = [prompt_ids(tokenizer, settings.prompt, problem.question) for problem in problems]
-    answers = [list(tokenizer.encode(f"\\boxed{{{problem.answer}}}", add_special_tokens=False)) for problem in problems]
     uniform = math.log(deltas.model.get_input_embeddings().num_embeddings)
     rows: list[Row] = []
     for b, folder in tqdm(others.items(), unit="path"):
+        asked = texts(b)
         deltas.add("b", folder)
-        for alpha in barriers.path(settings.connectivity.points).tolist():
+        for alpha in barriers.path(walk.points).tolist():
             model = deltas.weigh({"a": alpha, "b": 1.0 - alpha})
-            losses = answer_nll(model, prompts, answers, settings.connectivity.batch_size)
-            for problem, answer, nll in zip(problems, answers, losses, strict=True):
-                row: Row = {"b": b, "alpha": alpha, "problem_id": problem.id, "nll": nll, "tokens": len(answer)}
+            prompts, answers = [text.prompt for text in asked], [text.answer for text in asked]
+            losses = answer_nll(model, prompts, answers, walk.batch_size)
+            for problem_id, (nll, tokens) in _by_problem(asked, losses).items():
+                row: Row = {"b": b, "alpha": alpha, "problem_id": problem_id, "nll": nll, "tokens": tokens}
                 rows.append(row | {"uniform": uniform})
         deltas.remove("b")
     return rows
+
+
+def _by_problem(texts: list[Text], losses: Iterator[float]) -> dict[str, tuple[float, int]]:
+    """Of each problem the nll and the tokens of all its texts."""
+    found: dict[str, tuple[float, int]] = {}
+    for text, nll in zip(texts, losses, strict=True):
+        before, tokens = found.get(text.problem_id, (0.0, 0))
+        found[text.problem_id] = (before + nll, tokens + len(text.answer))
+    return found
 
 
 @torch.inference_mode()
@@ -83,10 +132,10 @@ def _batch_nll(model: Model, prompts: list[list[int]], answers: list[list[int]])
 class _Deltas:
     """Runs' deltas in one loaded base model, each times its weight: no cross terms, no adapter merged."""
 
-    def __init__(self, base: str, settings: ConnectivitySettings) -> None:
+    def __init__(self, base: str, walk: Walk) -> None:
         self.base = base
-        self.settings = settings
-        self.model = load_model(base, settings.base, settings.device)
+        self.walk = walk
+        self.model = load_model(base, walk.base, walk.device)
         # by their names before PEFT wraps the modules, which keeps the tensors and renames them
         self.parameters: Weights = dict(self.model.named_parameters())
         self.start: Weights = {}  # the base's own values, once a checkpoint is about to move them
@@ -98,7 +147,7 @@ class _Deltas:
             self.model = load_adapter(self.model, folder, name)
             self.adapters.append(name)
             return
-        run = load_run(self.base, self.settings.base, self.settings.device, folder)
+        run = load_run(self.base, self.walk.base, self.walk.device, folder)
         self.checkpoints[name] = dict(run.named_parameters())
         self.start = self.start or {key: value.detach().clone() for key, value in self.parameters.items()}
 

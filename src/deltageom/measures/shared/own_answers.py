@@ -1,0 +1,34 @@
+"""What models have answered correctly, as texts whose loss can be taken."""
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from deltageom.files import read_jsonl
+from deltageom.measures.shared.loss_paths import Text
+from deltageom.models.prompts import Tokenizer, completion_ids, turn_end
+
+
+def correct(tokenizer: Tokenizer, graded: Sequence[Path], problems: int) -> list[Text]:
+    """The correct answers in files of graded records, to the first so many problems of each, each text once.
+
+    The tokens are the tokenizer's of the record's prompt and response, closed where the model had finished. Sorted by
+    problem as the files have them.
+    """
+    end, found = turn_end(tokenizer), {}
+    for path in graded:
+        records = read_jsonl(path)
+        first = list(dict.fromkeys(record["problem_id"] for record in records))[:problems]
+        for record in records:
+            if record["correct"] and record["problem_id"] in first:
+                finished = record["finish_reason"] == "stop"
+                found[record["problem_id"], record["prompt"], record["response"], finished] = first.index(
+                    record["problem_id"]
+                )
+    return [
+        Text(
+            problem_id,
+            list(tokenizer.encode(prompt, add_special_tokens=False)),
+            completion_ids(tokenizer, response, end if finished else None),
+        )
+        for (problem_id, prompt, response, finished), _ in sorted(found.items(), key=lambda one: (one[1], one[0]))
+    ]
