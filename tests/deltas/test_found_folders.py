@@ -209,7 +209,8 @@ def test_quantised_weights_are_told_as_such(tmp_path: Path, how: str) -> None:
             weights.read(MODULES[0])
     assert weights.read(f"vision_tower.encoder.{MODULES[0]}").all()
     other = write_model(tmp_path / "plain", {f"model.{MODULES[0]}.weight": torch.ones(8, 8)})
-    for run, base, says in ((folder, other, "its difference to the base"), (other, folder, "the difference to it")):
+    sides = [(folder, other, "its difference to the base"), (other, folder, "the difference to it")]
+    for run, base, says in sides[:1] if how == "FP8 blocks" else sides:
         with pytest.raises(UserError, match=rf"/quantised: {MODULES[0]} is quantised \({how}\), so {says} would be"):
             open_run(run, base)
 
@@ -231,6 +232,8 @@ def test_fp8_blocks_are_what_they_stand_for(tmp_path: Path) -> None:
     (folder / "config.json").write_text("{}")
     with pytest.raises(UserError, match=r"the scales \(4, 3\) of \S+ do not fit \(16, 32\) in blocks of \[128, 128\]"):
         LinearWeights(folder).read(MODULES[0])
+    write_model(tmp_path / "base", {name: stored, f"{name}_scale_inv": torch.tensor(3.0)})  # one for all, as Mistral's
+    assert np.array_equal(LinearWeights(folder).read(MODULES[0]), 3 * stored.double().numpy())
     fused = {"model.layers.0.mlp.experts.down_proj": torch.ones(2, 4, 4).to(torch.float8_e4m3fn)}
     with pytest.raises(UserError, match=r"layers\.0\.mlp\.experts\.down_proj is quantised \(F8_E4M3\)"):
         LinearWeights(write_model(tmp_path / "fused", fused)).read("layers.0.mlp.experts.1.down_proj")

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from deltageom.deltas.folder import MODEL_CONFIG
 from deltageom.deltas.names import canonical, halves, layer_of, natural, some, whole_of
-from deltageom.deltas.quantised import EXPERTS, is_fp8_blocks, quantised_modules, read_fp8_blocks
+from deltageom.deltas.quantised import EXPERTS, SCALE, is_fp8_blocks, quantised_modules, read_fp8_blocks
 from deltageom.deltas.tensors import ModelTensors
 from deltageom.errors import UserError
 
@@ -34,8 +34,9 @@ class LinearWeights:
 
     A layer's experts are modules of their own, `...experts.7.down_proj`, whether each is a tensor or all are one of
     three dimensions; `gate_up_proj` is to be had as its halves and the other way round, and the head of a model that
-    ties it is the embeddings' weight. FP8 with a scale per block is read as what it stands for; other `quantised`
-    layers are not (module to how). `modules`: those as the files have them, a tied head left out, in natural order.
+    ties it is the embeddings' weight. FP8 with a scale per block is read as what it stands for; of all `quantised`
+    layers (module to how) the others are not. `modules`: those as the files have them, a tied head left out, in
+    natural order.
     Raises UserError for what ModelTensors does and for two tensors of one name.
     """
 
@@ -60,15 +61,21 @@ class LinearWeights:
 
     @property
     def size(self) -> int:
-        """How many weights there are in all."""
-        return sum(math.prod(self.tensors.shape(name)) for name in self.tensors.names)
+        """How many weights there are in all; scales of FP8 are none."""
+        scales = {self._scale(tensor) for tensor in self.tensors.names}
+        return sum(math.prod(self.tensors.shape(name)) for name in self.tensors.names if name not in scales)
 
     def has(self, module: str) -> bool:
         return bool(self._of(module))
 
     def pieces(self, module: str) -> list[str]:
         """The tensors that a module is read from."""
-        return [piece.tensor for piece in self._of(module)]
+        tensors = [piece.tensor for piece in self._of(module)]
+        return [*tensors, *filter(None, map(self._scale, tensors))]
+
+    def is_fp8(self, module: str) -> bool:
+        """Whether a module that can be read is stored in FP8, so that it is rounded."""
+        return any(self._scale(piece.tensor) for piece in self._of(module))
 
     def shape(self, module: str) -> tuple[int, ...]:
         """(d_out, d_in)."""
@@ -127,6 +134,10 @@ class LinearWeights:
         if module == "lm_head" and self._ties():
             return [self._pieces[name] for name in _EMBEDDINGS if name in self._pieces][:1]
         return []
+
+    def _scale(self, tensor: str) -> str | None:
+        """The name of its scales, if it is a weight of FP8."""
+        return f"{tensor}{SCALE}" if is_fp8_blocks(self.tensors, tensor) else None
 
     def _ties(self) -> bool:
         """A causal model without a head of its own ties it, unless it says otherwise: saving leaves no other out."""

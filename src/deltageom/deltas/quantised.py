@@ -1,4 +1,4 @@
-"""Which of a model's layers are quantised, and how; those of FP8 with a scale per block are read."""
+"""Which of a model's layers are quantised, and how; those of FP8 with a scale per block, or one, are read."""
 
 from typing import Any
 
@@ -11,13 +11,13 @@ from deltageom.errors import UserError
 
 FP8_BLOCKS = "FP8 blocks"
 EXPERTS = ("gate_up_proj", "gate_proj", "up_proj", "down_proj")
-_SCALE = "_scale_inv"  # beside a weight; of a block: what its values are multiplied by
+SCALE = "_scale_inv"  # beside a weight; of a block: what its values are multiplied by
 
 # What stands in a layer's place, or beside its weight, and whose it is.
 _ENDINGS = {
     ".qweight": "GPTQ or AWQ",
     ".weight_packed": "compressed-tensors",
-    f".weight{_SCALE}": FP8_BLOCKS,
+    f".weight{SCALE}": FP8_BLOCKS,
     ".weight.quant_state.bitsandbytes__nf4": "bitsandbytes 4-bit",
     ".weight.quant_state.bitsandbytes__fp4": "bitsandbytes 4-bit",
     ".SCB": "bitsandbytes 8-bit",
@@ -42,16 +42,22 @@ def quantised_modules(tensors: Tensors, config: dict[str, Any]) -> dict[str, str
 
 def is_fp8_blocks(tensors: Tensors, name: str) -> bool:
     """Whether a weight is a matrix of FP8 with a scale per block, as DeepSeek's are."""
-    return f"{name}{_SCALE}" in tensors and tensors.dtype(name) == FP8 and len(tensors.shape(name)) == 2
+    return f"{name}{SCALE}" in tensors and tensors.dtype(name) == FP8 and len(tensors.shape(name)) == 2
 
 
 def read_fp8_blocks(tensors: Tensors, name: str, config: dict[str, Any]) -> NDArray[np.float64]:
     """The weight (d_out, d_in) that the values stand for. Raises UserError where the scales do not fit the blocks."""
-    block = (config.get("quantization_config") or {}).get("weight_block_size") or [128, 128]
-    weight, scales = tensors.read(name), tensors.read(f"{name}{_SCALE}")
-    if scales.shape != tuple(-(-size // of) for size, of in zip(weight.shape, block, strict=True)):
+    rows, columns = (config.get("quantization_config") or {}).get("weight_block_size") or [128, 128]
+    weight, scales = tensors.read(name), tensors.read(f"{name}{SCALE}")
+    height, width = weight.shape
+    if scales.size == 1:  # of the whole weight, as Mistral's are
+        weight *= scales.item()
+        return weight
+    if scales.shape != (-(-height // rows), -(-width // columns)):
         raise UserError(
-            f"{tensors.path(name)}: the scales {scales.shape} of {name} do not fit {weight.shape} in blocks of {block}"
+            f"{tensors.path(name)}: the scales {scales.shape} of {name} do not fit {weight.shape} in blocks of "
+            f"{[rows, columns]}"
         )
-    weight *= np.kron(scales, np.ones(block))[: weight.shape[0], : weight.shape[1]]
+    for i, of_row in enumerate(scales):  # by rows of blocks: a matrix of scales would be as large as the weight
+        weight[i * rows : (i + 1) * rows] *= np.repeat(of_row, columns)[:width]
     return weight

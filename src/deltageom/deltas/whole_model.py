@@ -6,8 +6,10 @@ from typing import Literal
 from deltageom.deltas.delta import Dense
 from deltageom.deltas.linear_weights import LinearWeights
 from deltageom.deltas.names import divided, natural, some
-from deltageom.deltas.tensors import rounded
+from deltageom.deltas.tensors import FP8, rounded
 from deltageom.errors import UserError
+
+FP8_ROUNDING = 0.026  # relative error of a matrix in E4M3, in the Frobenius norm: an eighth / sqrt(12), over its values
 
 
 class Checkpoint:
@@ -15,8 +17,8 @@ class Checkpoint:
 
     `modules`: the matrices that both have, in natural order: linear layers, each expert's, embeddings and the head;
     a head that both tie to the embeddings is not named twice, but may be read. `notes`: what is not compared, a line
-    each. Raises UserError for a folder without weights, a damaged or incomplete one, quantised layers on either side,
-    and where they have no module in common.
+    each. Raises UserError for a folder without weights, a damaged or incomplete one, quantised layers (but for FP8
+    with scales in the base, or in both), and where they have no module in common.
     """
 
     kind: Literal["adapter", "checkpoint"] = "checkpoint"
@@ -58,16 +60,17 @@ class Checkpoint:
             )
         dtype, before = self._run.dtype(module), self._base.read(module)
         delta = self._run.read(module)
-        delta -= before if self._base.dtype(module) == dtype else rounded(before, dtype)
+        delta -= before if dtype in (self._base.dtype(module), FP8) else rounded(before, dtype)
         return Dense(delta)
 
     def _check_plain(self) -> None:
         for side, what in ((self._run, "its difference to the base"), (self._base, "the difference to it")):
             for module, how in side.quantised.items():
-                raise UserError(
-                    f"{side.folder}: {module} is quantised ({how}), so {what} would be that rounding: give the folder "
-                    "of its unquantised weights, or dequantise it and save it again"
-                )
+                if not side.is_fp8(module) or (self._base.has(module) and not self._base.is_fp8(module)):
+                    raise UserError(
+                        f"{side.folder}: {module} is quantised ({how}), so {what} would be that rounding: give the "
+                        "folder of its unquantised weights, or dequantise it and save it again"
+                    )
 
     def _notes(self) -> list[str]:
         """One line for what one side lacks, and one for what is no matrix."""
@@ -76,13 +79,24 @@ class Checkpoint:
             paired = {tensor for module in self.modules for tensor in side.pieces(module)}
             rest.append({name for name, tensor in side.names.items() if tensor not in paired})
         run, base = (_unpaired(names, other) for names, other in ((rest[0], self._base), (rest[1], self._run)))
+        rounded = [module for module in self.modules if self._base.is_fp8(module)]
         notes = [
+            *([_note_of_fp8(rounded, any(map(self._run.is_fp8, rounded)))] if rounded else []),
             *([f"the base lacks {some(run)}: not compared"] if run else []),
             *([f"the checkpoint lacks {some(base)}: not compared"] if base else []),
         ]
         if others := sorted(rest[0] - set(run), key=natural):
             notes.append(f"norms, biases and others that are no matrices: not compared: {some(others)}")
         return notes
+
+
+def _note_of_fp8(modules: list[str], both: bool) -> str:
+    sides = "of the base and of the checkpoint" if both else "of the base"
+    unless = "" if both else ", unless it was trained from these very values"
+    return (
+        f"{some(modules)} {sides} are FP8: rounding, about {FP8_ROUNDING:.1%} of each weight's norm, is in the "
+        f"delta{unless}"
+    )
 
 
 def _unpaired(names: set[str], other: LinearWeights) -> list[str]:
