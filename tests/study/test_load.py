@@ -134,6 +134,29 @@ def test_an_error_names_what_really_holds_the_value(root: Path) -> None:
         load_study(root=root, overrides=told([file], ["study=toy"]))
 
 
+def test_mistakes_in_runs_name_the_file_that_says_them(root: Path) -> None:
+    write(root, "extends: toy\ngrid: {g: {method: sft, seed: [1, 2], stepz: 3}}\n", "parent")
+    with pytest.raises(UserError) as caught:
+        load_study(write(root, "extends: parent\nruns: {sft-0.1: {method: sft, lerning_rate: 1.0}, b: 3}\n"), root)
+    message = str(caught.value)
+    assert "studies/mine.yaml: runs.sft-0.1.lerning_rate: unknown key; a run takes" in message
+    assert "studies/mine.yaml: runs.b: write the run as {method: NAME, ...}" in message.splitlines()
+    assert "studies/parent.yaml: grid.g.stepz: unknown key; a run takes" in message
+
+
+def test_a_clash_is_not_blamed_on_a_default(root: Path) -> None:
+    """replicates.vary is config.yaml's own; count and file are what a study can change."""
+    write(root, "extends: toy\nreplicates: {count: 2}\n", "parent")
+    says = "studies/mine.yaml: replicates.vary names rollouts, but rollouts.file holds finished ones: set "
+    for vary, fix in (("", "replicates.vary: [order, init_a], or count: 1"), ("[rollouts]", "replicates.count: 1")):
+        own = f"replicates: {{vary: {vary}}}\n" if vary else ""
+        with pytest.raises(UserError) as caught:
+            load_study(write(root, f"extends: parent\nrollouts: {{file: x.jsonl}}\n{own}"), root)
+        assert str(caught.value) == says + fix
+    with pytest.raises(UserError, match=r"^--config: base\.layers is 5, but toy\.layers is 4"):
+        load_study(root=root, overrides=told([], ["study=toy", "base={layers: 5}"]))
+
+
 def test_a_configfile_is_no_study(root: Path) -> None:
     (root / "theirs.yaml").write_text("extends: toy\n")
     with pytest.raises(UserError, match=r"theirs.yaml: extends: only a study extends another: .*--config study=NAME"):
@@ -284,10 +307,10 @@ def test_what_has_another_name_now_is_named(root: Path, text: str, says: str) ->
 
 def test_a_method_that_has_another_name_now_is_named(root: Path) -> None:
     said = "sft_reference is called sft_solutions now: write that"
-    assert refusal(root, "runs: {a: {method: sft_reference}}") == f"runs.a.method: {said}"
+    assert refusal(root, "runs: {a: {method: sft_reference}}") == f"studies/mine.yaml: runs.a.method: {said}"
     assert (
         refusal(root, "methods: {sft_reference: {}}")
-        == "methods.sft_reference: is called sft_solutions now: write that"
+        == "studies/mine.yaml: methods.sft_reference: is called sft_solutions now: write that"
     )
 
 

@@ -29,7 +29,7 @@ def explain(
         if path[0:1] == ["runs"] and len(path) > 1 and path[1] in entries:
             shown[:2] = ["grid", entries[path[1]]]
         text = message(detail)
-        origin = _origin(shown or _named_first(text), layers)
+        origin = _origin(shown, layers) if shown else _origin_of_all(_keys_named(text), layers)
         if detail.get("input", "") is None and shown and origin == layers[0].origin:
             origin = next((layer.origin for layer in reversed(layers) if layer.origin.startswith("studies/")), origin)
             text = "is not set, and has no default"
@@ -43,6 +43,18 @@ def explain(
     return lines
 
 
+def located(path: list[str], text: str, layers: list[Layer]) -> str:
+    """What is wrong with a key, with the file or option that says it."""
+    origin = _origin(path, layers)
+    return f"{f'{origin}: ' if origin else ''}{'.'.join(path)}: {text}"
+
+
+def of_study(text: str, layers: list[Layer]) -> str:
+    """What clashes in the whole study, with the file or option that says the first of the keys that it names."""
+    origin = _origin_of_all(_keys_named(text), layers)
+    return f"{origin}: {text}" if origin else text
+
+
 def _origin(path: list[str], layers: list[Layer]) -> str | None:
     """The topmost layer that says it, or else what it is part of."""
     for length in range(len(path), 0, -1):
@@ -52,11 +64,19 @@ def _origin(path: list[str], layers: list[Layer]) -> str | None:
     return None
 
 
-def _named_first(text: str) -> list[str]:
-    """The key that a message of the whole study begins with: `measures.cka.benchmark ...`, `run 'sft': ...`."""
+def _origin_of_all(paths: list[list[str]], layers: list[Layer]) -> str | None:
+    """The first of several keys' that is not the defaults': what a study says can be changed, and is what clashes."""
+    origins = [origin for path in paths if (origin := _origin(path, layers))]
+    return next((origin for origin in origins if origin != layers[0].origin), origins[0] if origins else None)
+
+
+def _keys_named(text: str) -> list[list[str]]:
+    """The keys in a message of the whole study, the one that it begins with first: `measures.cka.benchmark ...`, `run
+    'sft': ...`."""
     if run := re.match(r"run '([^']+)'", text):
-        return ["runs", run[1]]
-    return re.split(r"[\s:]", text, maxsplit=1)[0].split(".")
+        return [["runs", run[1]]]
+    first = re.split(r"[\s:]", text, maxsplit=1)[0]
+    return [key.split(".") for key in (first, *re.findall(r"[a-z_]+(?:\.[a-z_]+)+", text))]
 
 
 def message(detail: Mapping[str, Any]) -> str:

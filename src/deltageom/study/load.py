@@ -14,11 +14,13 @@ from deltageom.errors import UserError
 from deltageom.fields import NAME
 from deltageom.methods import interface as methods
 from deltageom.study import base_config, grid
-from deltageom.study.explain import errors_of, explain, message, near
+from deltageom.study.explain import errors_of, explain, located, message, near, of_study
 from deltageom.study.layers import Layer, Tree, merge, read_yaml
 from deltageom.study.renamed import RENAMED_METHODS, check_names
 from deltageom.study.resolved import Study
 from deltageom.study.schema import TOY_BASE, Training
+
+Problem = tuple[list[str], str]  # a key's path, and what is wrong with it
 
 
 def load_study(config: Mapping[str, Any] | None = None, root: Path = Path(), overrides: Sequence[Layer] = ()) -> Study:
@@ -31,10 +33,14 @@ def load_study(config: Mapping[str, Any] | None = None, root: Path = Path(), ove
     defaults = Layer("config.yaml", read_yaml(root / "config.yaml"))
     above = [Layer("--config", dict(config or {})), *overrides]
     name = next((layer.tree["study"] for layer in [*reversed(above), defaults] if "study" in layer.tree), None)
-    study = _resolve(name, [defaults, *_inherited(name, root), *above])
+    layers = [defaults, *_inherited(name, root), *above]
+    study = _resolve(name, layers)
     base = study.base
     config = {} if base.model == TOY_BASE else base_config.config(base.model, base.revision, root)
-    base_config.check_layers(base, study.toy.layers if base.model == TOY_BASE else base_config.layers(config))
+    try:
+        base_config.check_layers(base, study.toy.layers if base.model == TOY_BASE else base_config.layers(config))
+    except UserError as error:
+        raise UserError(of_study(str(error), layers)) from None
     return study
 
 
@@ -93,19 +99,20 @@ def _resolve(name: Any, layers: list[Layer]) -> Study:
     entries = {run: entry for run, (entry, _) in expanded.items()}
     runs = {key: value for key, value in tree["runs"].items() if value is not None}
     runs |= {run: given for run, (_, given) in expanded.items()}
-    problems = [
-        f"methods.{key}: is called {RENAMED_METHODS[key]} now: write that"
+    problems: list[Problem] = [
+        (["methods", str(key)], f"is called {RENAMED_METHODS[key]} now: write that")
         if key in RENAMED_METHODS
-        else f"methods.{key}: unknown method; known: {', '.join(methods.names())}{near(key, methods.names())}"
+        else (["methods", str(key)], f"unknown method; known: {', '.join(methods.names())}{near(key, methods.names())}")
         for key in option_defaults
         if key not in methods.names()
     ]
     resolved = {
         key: _run(_place(key, entries), value, training, option_defaults, problems) for key, value in runs.items()
     }
-    problems += errors_of(Training, training, "training", layers)
-    if problems:
-        raise UserError("\n".join(dict.fromkeys(problems)))
+    lines = [located(path, text, layers) for path, text in problems]
+    lines += errors_of(Training, training, "training", layers)
+    if lines:
+        raise UserError("\n".join(dict.fromkeys(lines)))
     # in the order of config.yaml's methods, then by name: a study's own order of keys changes nothing
     order = list(option_defaults)
     tree["runs"] = dict(
@@ -129,23 +136,24 @@ def _check_sections(layer: Layer, defaults: Tree) -> None:
             raise UserError(f"{layer.origin}: {key}: is a section of keys and values; got {value!r}")
 
 
-def _place(run: str, entries: Mapping[str, str]) -> str:
-    """Where a run stands in the study: `runs.NAME`, or its entry of the grid."""
-    return f"grid.{entries[run]}" if run in entries else f"runs.{run}"
+def _place(run: str, entries: Mapping[str, str]) -> list[str]:
+    """Where a run stands in the study: `runs`, NAME, or its entry of the grid."""
+    return ["grid", entries[run]] if run in entries else ["runs", str(run)]
 
 
-def _run(place: str, given: Any, training: Tree, option_defaults: Tree, problems: list[str]) -> Any:
+def _run(place: list[str], given: Any, training: Tree, option_defaults: Tree, problems: list[Problem]) -> Any:
     """A run's settings: its keys that the method names are options, the others override `training`."""
     if not isinstance(given, dict) or not isinstance(given.get("method"), str):
-        problems.append(f"{place}: write the run as {{method: NAME, ...}}")
+        problems.append((place, "write the run as {method: NAME, ...}"))
         return given
     method = given["method"]
     if method in RENAMED_METHODS:
-        problems.append(f"{place}.method: {method} is called {RENAMED_METHODS[method]} now: write that")
+        problems.append(([*place, "method"], f"{method} is called {RENAMED_METHODS[method]} now: write that"))
         return given
     if method not in methods.names():
         known = methods.names()
-        problems.append(f"{place}.method: unknown method {method!r}; known: {', '.join(known)}{near(method, known)}")
+        said = f"unknown method {method!r}; known: {', '.join(known)}{near(method, known)}"
+        problems.append(([*place, "method"], said))
         return given
     options_model = methods.load(method).options
     fields = {field.alias or key for key, field in options_model.model_fields.items()}
@@ -160,14 +168,12 @@ def _run(place: str, given: Any, training: Tree, option_defaults: Tree, problems
             overrides[key] = value
         else:
             known = sorted({*fields, *training})
-            problems.append(
-                f"{place}.{key}: unknown key; a run takes method, any key of `training`"
-                f"{_options_hint(method, fields)}{near(key, known)}"
-            )
+            said = "unknown key; a run takes method, any key of `training`"
+            problems.append(([*place, str(key)], f"{said}{_options_hint(method, fields)}{near(key, known)}"))
     try:
         options_model.model_validate(options)
     except ValidationError as error:
-        problems += [f"{'.'.join(map(str, (place, *e['loc'][:1])))}: {message(e)}" for e in error.errors()]
+        problems += [([*place, *map(str, e["loc"][:1])], message(e)) for e in error.errors()]
     return {"method": method, "options": options, "training": merge(training, overrides)}
 
 

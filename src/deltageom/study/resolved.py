@@ -125,8 +125,10 @@ class Study(Section):
                 "again: take base out of vary"
             )
         if self.replicates.count > 1 and "rollouts" in vary and self.rollouts.file:
+            others = ", ".join(name for name in vary if name != "rollouts")
             raise ValueError(
-                "replicates.vary names rollouts, but rollouts.file holds finished ones: take rollouts out of vary"
+                "replicates.vary names rollouts, but rollouts.file holds finished ones: set "
+                + (f"replicates.vary: [{others}], or count: 1" if others else "replicates.count: 1")
             )
 
     def _gpus_can_be_shared(self) -> None:
