@@ -104,3 +104,11 @@ def test_study_prints_itself_resolved_and_its_schema() -> None:
     assert resolved["runs"]["sft"]["training"]["steps"] > 0
     assert json.loads(deltageom("study", "--schema").stdout)["title"] == "Study"
     assert "unknown study 'nope'" in deltageom("study", "nope").stderr
+
+
+def test_an_option_is_given_by_its_whole_name() -> None:
+    """`--gpu` is no short form of `--gpus`, which is the rules' own and in no help of `plan`."""
+    done = deltageom("plan", "toy", "--gpu", "2xrtx4090")
+    assert done.returncode == 2
+    assert "unrecognized arguments: --gpu 2xrtx4090" in done.stderr
+    assert "--gpus" not in done.stderr

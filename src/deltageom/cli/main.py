@@ -105,12 +105,14 @@ def _parser(commands: dict[str, ModuleType]) -> argparse.ArgumentParser:
         prog="deltageom",
         description="Do different offline reasoning losses make the same weight update? "
         "The Snakemake workflow calls these commands, one a rule; each also runs by hand.",
+        allow_abbrev=False,
     )
     parser.add_argument("--version", action="version", version=f"deltageom {__version__}")
     subparsers = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
     for name, module in commands.items():
         summary = (module.__doc__ or "").strip()
-        sub = subparsers.add_parser(name, help=summary.splitlines()[0], description=summary)
+        # without abbreviations: `plan --gpu` would be `--gpus`, which rules alone use
+        sub = subparsers.add_parser(name, help=summary.splitlines()[0], description=summary, allow_abbrev=False)
         module.add_arguments(sub)
         _add_of_jobs(sub, shown=module.__name__.startswith(jobs.__name__))
     return parser
