@@ -1,7 +1,8 @@
 """What chance gives runs that keep their A: B replaced by Gaussian noise, independent in each run.
 
-LoRA runs share the initial A, so the input sides of their deltas are aligned whatever B has learned. The adapters
-hold the trained A alone, so that one stands in for the initial one: what two runs' A learned alike counts as chance.
+LoRA runs share the initial A, so the input sides of their deltas are near to each other before B has learned anything.
+The adapters hold the trained A alone, so that one stands in for the initial one: what two runs' A learned alike counts
+as chance.
 """
 
 from collections.abc import Iterator, Sequence
