@@ -132,3 +132,9 @@ def test_a_run_that_cannot_be_had_is_named(tmp_path, source, monkeypatch):
 def test_a_folder_may_have_an_at_sign(tmp_path):
     (tmp_path / "run@2").mkdir()
     assert hub.adapter_folder(str(tmp_path / "run@2")) == tmp_path / "run@2"
+
+
+def test_a_file_is_told_from_its_folder(tmp_path):
+    (tmp_path / "adapter_model.safetensors").touch()
+    with pytest.raises(UserError, match=r"adapter_model\.safetensors: is a file: give the folder that holds it"):
+        hub.adapter_folder(str(tmp_path / "adapter_model.safetensors"))

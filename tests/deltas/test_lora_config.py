@@ -73,6 +73,7 @@ def test_initialisations_that_change_the_base_or_are_unknown(tmp_path: Path, ini
         ({"q_proj": True}, r"\['q_proj'\] must be a positive number, not True"),
         ({"q_proj": -2}, r"\['q_proj'\] must be a positive number, not -2"),
         ({"q_proj": float("nan")}, r"\['q_proj'\] must be a positive number, not nan"),
+        ({"q_proj": float("inf")}, r"\['q_proj'\] must be a positive number, not inf"),
         (["q_proj"], r"must be a mapping of names to numbers, not \['q_proj'\]"),
         ("q_proj", "must be a mapping of names to numbers, not 'q_proj'"),
     ],
@@ -80,6 +81,24 @@ def test_initialisations_that_change_the_base_or_are_unknown(tmp_path: Path, ini
 def test_patterns_that_are_none(tmp_path: Path, key: str, pattern: object, says: str) -> None:
     with pytest.raises(UserError, match=rf"^\S+adapter_config\.json: {key} ?{says}"):
         said(tmp_path, **{key: pattern})
+
+
+@pytest.mark.parametrize(
+    ("key", "value", "says"),
+    [
+        ("r", 4.5, "must be a whole number, not 4.5"),
+        ("rank_pattern", {"q_proj": 4.5}, r"\['q_proj'\] must be a whole number, not 4.5"),
+        ("lora_alpha", float("inf"), "must be a positive number, not inf"),
+        ("use_rslora", "no", "must be true or false, not 'no'"),
+        ("base_model_name_or_path", ["o/m"], r"must be text, not \['o/m'\]"),
+        ("revision", 5, "must be text, not 5"),
+        ("target_parameters", "experts.gate_up_proj", "must be a list of names, not 'experts.gate_up_proj'"),
+        ("target_parameters", [5], "must be a list of names, not of 5"),
+    ],
+)
+def test_values_of_another_type_than_peft_writes(tmp_path: Path, key: str, value: object, says: str) -> None:
+    with pytest.raises(UserError, match=rf"^\S+adapter_config\.json: {key} ?{says}"):
+        said(tmp_path, **{key: value})
 
 
 def test_patterns_that_overlap_are_refused_where_it_matters(tmp_path: Path) -> None:

@@ -60,6 +60,8 @@ def _folder(
 ) -> Path:
     if Path(source).is_dir():
         return Path(source)
+    if Path(source).is_file():
+        raise UserError(f"{source}: is a file: give the folder that holds it")
     from huggingface_hub import snapshot_download
 
     snapshot = functools.partial(snapshot_download, source, revision=revision, allow_patterns=patterns)

@@ -50,11 +50,14 @@ class LoraConfig:
         self._said = _read(folder)
         self._check_form()
         for key in ("r", "lora_alpha"):
-            self._positive(key, self._said.get(key))
+            self._positive(key, self._said.get(key), whole=key == "r")
         self._patterns = {key: self._pattern(key) for key in ("rank_pattern", "alpha_pattern")}
-        self.base_name: str | None = self._said.get("base_model_name_or_path") or None
-        self.base_revision: str | None = self._said.get("revision") or None
-        self.parameters: list[str] = list(self._said.get("target_parameters") or [])
+        self.base_name: str | None = self._typed("base_model_name_or_path", str, "text") or None
+        self.base_revision: str | None = self._typed("revision", str, "text") or None
+        self._rslora = self._typed("use_rslora", bool, "true or false")
+        self.parameters: list[str] = self._typed("target_parameters", list, "a list of names") or []
+        if unnamed := [name for name in self.parameters if not isinstance(name, str)]:
+            raise UserError(f"{self.path}: target_parameters must be a list of names, not of {unnamed[0]!r}")
 
     def rank(self, target: str) -> int:
         """Of a module, or of a parameter that target_parameters names, by PEFT's name for it."""
@@ -63,7 +66,7 @@ class LoraConfig:
     def scale(self, target: str) -> float:
         """alpha / r, or alpha / sqrt(r) with use_rslora (2312.03732), both of the target's own."""
         alpha, rank = self._of("alpha_pattern", target, self._said["lora_alpha"]), self.rank(target)
-        return alpha / (math.sqrt(rank) if self._said.get("use_rslora") else rank)
+        return alpha / (math.sqrt(rank) if self._rslora else rank)
 
     def _of(self, key: str, target: str, default: float) -> float:
         """PEFT's rule: a pattern that, as a regular expression, matches the name or its end at a dot.
@@ -95,16 +98,24 @@ class LoraConfig:
         if not isinstance(patterns, dict):
             raise UserError(f"{self.path}: {key} must be a mapping of names to numbers, not {patterns!r}")
         for pattern, value in patterns.items():
-            self._positive(f"{key}[{pattern!r}]", value)
+            self._positive(f"{key}[{pattern!r}]", value, whole=key == "rank_pattern")
             try:
                 re.compile(pattern)
             except re.error as error:
                 raise UserError(f"{self.path}: {key} has {pattern!r}, no regular expression: {error}") from error
         return patterns
 
-    def _positive(self, key: str, value: object) -> None:
-        if type(value) not in (int, float) or not value > 0:  # type: ignore[operator]
+    def _positive(self, key: str, value: Any, whole: bool) -> None:
+        if type(value) not in (int, float) or not 0 < value < math.inf:
             raise UserError(f"{self.path}: {key} must be a positive number, not {value!r}")
+        if whole and value != int(value):
+            raise UserError(f"{self.path}: {key} must be a whole number, not {value!r}")
+
+    def _typed(self, key: str, kind: type, called: str) -> Any:
+        value = self._said.get(key)
+        if value is not None and not isinstance(value, kind):
+            raise UserError(f"{self.path}: {key} must be {called}, not {value!r}")
+        return value
 
 
 def _read(folder: Path) -> dict[str, Any]:
