@@ -232,6 +232,10 @@ def test_fp8_blocks_are_what_they_stand_for(tmp_path: Path) -> None:
     (folder / "config.json").write_text("{}")
     with pytest.raises(UserError, match=r"the scales \(4, 3\) of \S+ do not fit \(16, 32\) in blocks of \[128, 128\]"):
         LinearWeights(folder).read(MODULES[0])
+    for block in (128, [128], [128, "64"], [0, 128]):
+        (folder / "config.json").write_text(json.dumps({"quantization_config": {"weight_block_size": block}}))
+        with pytest.raises(UserError, match=r"base/config\.json: weight_block_size must be two whole numbers, not "):
+            LinearWeights(folder).read(MODULES[0])
     write_model(tmp_path / "base", {name: stored, f"{name}_scale_inv": torch.tensor(3.0)})  # one for all, as Mistral's
     assert np.array_equal(LinearWeights(folder).read(MODULES[0]), 3 * stored.double().numpy())
     fused = {"model.layers.0.mlp.experts.down_proj": torch.ones(2, 4, 4).to(torch.float8_e4m3fn)}

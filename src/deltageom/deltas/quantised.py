@@ -5,6 +5,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from deltageom.deltas.folder import MODEL_CONFIG
 from deltageom.deltas.names import canonical
 from deltageom.deltas.tensors import FLOATS, FP8, Tensors
 from deltageom.errors import UserError
@@ -27,7 +28,7 @@ _ENDINGS = {
 
 def quantised_modules(tensors: Tensors, config: dict[str, Any]) -> dict[str, str]:
     """Module to how it is quantised: by the tensors beside its weight, or by a type that is no float's."""
-    method = (config.get("quantization_config") or {}).get("quant_method")
+    method = _settings(config).get("quant_method")
     found = {}
     for name in tensors.names:
         for ending, how in _ENDINGS.items():
@@ -47,7 +48,10 @@ def is_fp8_blocks(tensors: Tensors, name: str) -> bool:
 
 def read_fp8_blocks(tensors: Tensors, name: str, config: dict[str, Any]) -> NDArray[np.float64]:
     """The weight (d_out, d_in) that the values stand for. Raises UserError where the scales do not fit the blocks."""
-    rows, columns = (config.get("quantization_config") or {}).get("weight_block_size") or [128, 128]
+    block = _settings(config).get("weight_block_size") or [128, 128]
+    if not (isinstance(block, list) and len(block) == 2 and all(type(size) is int and size > 0 for size in block)):
+        raise UserError(f"{tensors.folder / MODEL_CONFIG}: weight_block_size must be two whole numbers, not {block!r}")
+    rows, columns = block
     weight, scales = tensors.read(name), tensors.read(f"{name}{SCALE}")
     height, width = weight.shape
     if scales.size == 1:  # of the whole weight, as Mistral's are
@@ -61,3 +65,8 @@ def read_fp8_blocks(tensors: Tensors, name: str, config: dict[str, Any]) -> NDAr
     for i, of_row in enumerate(scales):  # by rows of blocks: a matrix of scales would be as large as the weight
         weight[i * rows : (i + 1) * rows] *= np.repeat(of_row, columns)[:width]
     return weight
+
+
+def _settings(config: dict[str, Any]) -> dict[str, Any]:
+    said = config.get("quantization_config")
+    return said if isinstance(said, dict) else {}
