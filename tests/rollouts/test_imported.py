@@ -1,5 +1,6 @@
 """Rollouts from a file: what comes out is what stands in it, in the base's tokens; everything wrong is named."""
 
+import copy
 import json
 import re
 import subprocess
@@ -311,3 +312,18 @@ def test_the_command(tmp_path: Path, tiny_model: Path, settings: ImportSettings)
     assert done.returncode == 0, done.stderr
     assert done.stdout.splitlines()[-1] == f"{output}: 3 rollouts of 2 problems"
     assert pq.read_table(output)["text"].to_pylist() == ["So \\boxed{7}", "It is 12.", "So \\boxed{7}"]
+
+
+def test_a_response_that_may_be_cut_off_in_its_thoughts_says_so(
+    tmp_path: Path, tokenizer: Tokenizer, settings: ImportSettings
+) -> None:
+    """Where the template opens them: whether a box in there is an answer, nobody can tell from the text."""
+    thinks = copy.deepcopy(tokenizer)
+    thinks.chat_template += "{% if add_generation_prompt %}<think>{% endif %}"
+    said = [row("b", "12", finish_reason="stop"), row("a", "7?", finish_reason="length"), row("a", "So </think> 7")]
+    rows = written(file(tmp_path, *said), thinks, settings)
+    assert [row["finish_reason"] for row in rows] == ["stop", "length", "stop"]
+    path = file(tmp_path, *said, row("a", "Perhaps 7?"))
+    with pytest.raises(UserError, match=r"rollout 4: the base's prompt opens <think>, and response does not close it"):
+        written(path, thinks, settings)
+    assert len(written(path, tokenizer, settings)) == 4

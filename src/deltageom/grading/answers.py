@@ -20,8 +20,12 @@ def as_said(prompt: str, response: str, finish_reason: str | None) -> str:
     that a completion which meets the token limit has no tag at all. One that ended by itself without closing its
     thoughts has had none.
     """
-    thinks = prompt.rfind("<think>") > prompt.rfind("</think>")
-    return f"<think>{response}" if thinks and finish_reason not in ("stop", "reference") else response
+    cut_off = finish_reason not in ("stop", "reference")
+    return f"<think>{response}" if cut_off and opens_thoughts(prompt) else response
+
+
+def opens_thoughts(prompt: str) -> bool:
+    return prompt.rfind("<think>") > prompt.rfind("</think>")
 
 
 def answer_part(text: str) -> str | None:

@@ -13,6 +13,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from deltageom.errors import UserError
 from deltageom.files import file_rows, whole_file
+from deltageom.grading.answers import opens_thoughts
 from deltageom.models.prompts import VOCABULARY, Tokenizer, completion_ids, prompt_ids, turn_end, vocabulary_digest
 from deltageom.problems.problem import Problem
 from deltageom.rollouts.completions import SCHEMA
@@ -31,6 +32,7 @@ class Imported:
     sample: int | None
     response: str
     finish_reason: Literal["stop", "length"]
+    says_finish: bool  # or it is the default
     token_ids: np.ndarray | None
     token_log_probs: np.ndarray | None
 
@@ -133,6 +135,7 @@ def _imported(row: Mapping[str, Any], place: str) -> Imported:
         found.sample,
         found.response,
         found.finish_reason or "stop",
+        found.finish_reason is not None,
         None if ids is None else np.array(ids),
         None if scores is None else np.array(scores, dtype=np.float64),
     )
@@ -184,7 +187,7 @@ def _completions(
     settings: ImportSettings,
 ) -> Iterator[dict[str, Any]]:
     """Rows of SCHEMA. `rollouts`: those of a problem stand together."""
-    before, sample, prompt, end = None, 0, [], turn_end(tokenizer)
+    before, sample, prompt, thinks, end = None, 0, [], False, turn_end(tokenizer)
     for rollout in rollouts:
         if rollout.problem_id == before:
             sample += 1
@@ -192,6 +195,12 @@ def _completions(
             before, sample = rollout.problem_id, 0
             question = questions[rollout.problem_id]
             prompt = prompt_ids(tokenizer, settings.prompt, question, settings.rollouts.thinking)
+            thinks = opens_thoughts(tokenizer.decode(prompt))
+        if thinks and not rollout.says_finish and "</think>" not in rollout.response:
+            raise UserError(
+                f"{rollout.place}: the base's prompt opens <think>, and response does not close it: say by "
+                "finish_reason whether it was cut off in its thoughts (length) or comes without them (stop)"
+            )
         scores = rollout.token_log_probs
         yield {
             "problem_id": rollout.problem_id,
