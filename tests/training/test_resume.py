@@ -144,7 +144,7 @@ def test_a_kill_after_the_last_step_trains_no_further(
         raise Killed
 
     with monkeypatch.context() as patched:
-        patched.setattr(training, "_write_model", die)
+        patched.setattr(training, "write_model", die)
         with pytest.raises(Killed):
             train(run, given[1], Execution(checkpoint_every=last))
     train(run, given[1], Execution(checkpoint_every=last))

@@ -26,10 +26,10 @@ def card_settings(owner, study):
     )
 
 
-def method_code(run):
-    """As `code`, of what the run's method adds to the training's own."""
-    common = code("train")
-    own = code("train", f"methods.{STUDY.runs[run].method}")
+def method_code(run, command="train"):
+    """As `code`, of what the run's method adds to the command's own."""
+    common = code(command)
+    own = code(command, f"methods.{STUDY.runs[run].method}")
     return [file for file in own if file not in common]
 
 
@@ -49,6 +49,18 @@ def train_inputs(wildcards):
     if training.match_norm:
         files["match"] = f"{places.run(training.match_norm.run)}/selection.json"
     return files
+
+
+def gradient_inputs(wildcards):
+    """The base's log-probs, where the run's loss needs them."""
+    places = of("base_gradient/{run}", wildcards)
+    needs = method_needs(wildcards.run, "base")
+    return {"reference": places.reference("log_probs")} if needs else {}
+
+
+def adapted_from(a):
+    """The run and those after it by name, without those that have no adapter."""
+    return [run for run in (a, *runs_after(a)) if run not in WHOLE_RUNS]
 
 
 def train_arguments(wildcards, input):

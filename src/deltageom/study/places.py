@@ -91,6 +91,11 @@ class Places:
     def adapter_argument(self, model: str) -> list[str]:
         return [] if model == "base" else ["--adapter", self.run(model)]
 
+    def base_gradient(self, run: str) -> list[str]:
+        """The files of a run's gradient at the base, which are those of an adapter."""
+        folder = f"{self.at(f'base_gradient/{run}')}/base_gradient/{run}"
+        return [f"{folder}/{file}" for file in ADAPTER_FILES]
+
     def hidden_states(self, model: str) -> str:
         return f"{self.at(f'hidden_states/{model}')}/hidden/{model}.safetensors"
 

@@ -89,6 +89,7 @@ class Study(Section):
         self._ranks_are_enough()
         self._targets_are_the_same()
         self._norms_can_be_matched()
+        self._gradients_have_their_batches()
         self._gpus_can_be_shared()
         if self.base.model != TOY_BASE:
             self._needs_no_toy_world()
@@ -236,6 +237,24 @@ class Study(Section):
             if target.match_norm or target.adapter == "none":
                 what = "matches another run itself" if target.match_norm else "trains without an adapter"
                 raise ValueError(f"runs.{name}.match_norm.run {match.run!r} {what}: name a plain LoRA run")
+
+    def _gradients_have_their_batches(self) -> None:
+        wanted = self.measures.gradients
+        if wanted is None:
+            return
+        steps = {
+            name: run.training.report_step or run.training.steps
+            for name, run in self.runs.items()
+            if run.training.adapter == "lora"
+        }
+        if not steps:
+            raise ValueError("measures.gradients compares runs with adapter: lora, but there is none: set it to null")
+        shortest = min(steps, key=lambda name: steps[name])
+        if wanted.batches > steps[shortest]:
+            raise ValueError(
+                f"measures.gradients.batches {wanted.batches} is more than the {steps[shortest]} steps, of a global "
+                f"batch each, that run {shortest!r} is trained for: lower batches to {steps[shortest]} or less"
+            )
 
     def _needs_no_toy_world(self) -> None:
         for key, dataset in self.datasets().items():

@@ -310,12 +310,26 @@ class Cka(Section):
     batch_size: Count
 
 
+class Gradients(Section):
+    batches: Count  # the first so many global batches of each run
+
+
+class Behaviour(Section):
+    benchmark: str
+    prompts: Annotated[int, Field(ge=2)]  # one sample has no standard error
+    max_tokens: Count
+    batch_size: Count
+    seed: Seed
+
+
 class Measures(Section):
     compare_with: str  # the run that the others are held against
     geometry: Geometry
     connectivity: Connectivity
     held_out_paths: Connectivity | None
     cka: Cka
+    gradients: Gradients | None
+    behaviour: Behaviour | None
 
 
 class Statistics(Section):

@@ -6,6 +6,7 @@ from deltageom.fields import Section, Seed
 from deltageom.study.running import Grader
 from deltageom.study.schema import (
     Base,
+    Behaviour,
     Cka,
     Connectivity,
     Dataset,
@@ -14,6 +15,7 @@ from deltageom.study.schema import (
     Device,
     Dtype,
     Evaluation,
+    Gradients,
     Prompt,
     Reference,
     Rollouts,
@@ -37,6 +39,12 @@ class TrainSettings(Section):
     training: Training
     base: Base
     device: Device
+
+
+class GradientSettings(TrainSettings):
+    """What `deltageom base-gradient` is told."""
+
+    gradients: Gradients
 
 
 class RolloutSettings(Section):
@@ -108,6 +116,16 @@ class HiddenSettings(Section):
     prompt: Prompt
     base: Base
     device: Device
+
+
+class BehaviourSettings(Section):
+    """What `deltageom measure behaviour` is told."""
+
+    behaviour: Behaviour
+    prompt: Prompt
+    base: Base
+    device: Device
+    transformers: Transformers
 
 
 class ProblemSettings(Section):

@@ -207,6 +207,21 @@ def _measured(study: Study) -> dict[str, Stage]:
     for name, section in study.measures:
         if isinstance(section, BaseModel) and name != "geometry":
             found[name] = Stage(settings(**{name: section}, transformers=study.transformers, **common), above)
+    return found | _gradients(study)
+
+
+def _gradients(study: Study) -> dict[str, Stage]:
+    """Each run's gradient at the base, which no other measure reads, and their comparison; none if it is not asked."""
+    wanted, found = study.measures.gradients, {}
+    if wanted is None:
+        return {}
+    adapted = [name for name in sorted(study.runs) if study.runs[name].training.adapter == "lora"]
+    for name in adapted:
+        run = study.runs[name]
+        told = settings(run, run=name, gradients=wanted, base=study.base, device=study.device)
+        reference = ("reference",) if "base" in methods.load(run.method).needs else ()
+        found[f"base_gradient/{name}"] = Stage(told, (*_base(study), "reward", *reference))
+    found["gradients"] = Stage(settings(), (*found, *(f"train/{name}" for name in adapted)))
     return found
 
 

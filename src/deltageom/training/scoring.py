@@ -57,5 +57,10 @@ def token_kl(model: Model, prompts: Sequence[Ids], completions: Sequence[Ids]) -
             with model.disable_adapter():
                 base = model(input_ids=ids, logits_to_keep=keep, use_cache=False).logits
         run, base = (logits[0, :-1].double().log_softmax(-1) for logits in (run, base))
-        found.append((base.exp() * (base - run)).sum(-1).cpu())
+        found.append(exact_kl(base, run).cpu())
     return found
+
+
+def exact_kl(own: Tensor, other: Tensor) -> Tensor:
+    """KL(own || other) in nats, the sum over the vocabulary, (...), from log-probs of all of its tokens, (..., V)."""
+    return (own.exp() * (own - other)).sum(-1)

@@ -94,7 +94,7 @@ def train(settings: TrainSettings, paths: Paths, execution: Execution) -> None:
     tokenizer = load_tokenizer(paths.base, settings.base)
     dataset, universe, counts = rows.prepare(settings, method, options, tokenizer, paths.rollouts, paths.reference)
     if settings.device == "cuda":
-        _check_memory(settings, method, dataset, paths)
+        check_memory(settings, method, dataset, paths)
     trainer = build_trainer(settings, method, options, tokenizer, dataset, universe, paths, execution)
     inputs = {name: getattr(paths, name) for name in ("rollouts", "reference", "held_out", "match")}
     identity = resume.identity(
@@ -117,7 +117,7 @@ def train(settings: TrainSettings, paths: Paths, execution: Execution) -> None:
     if not trainer.is_world_process_zero():
         return
     counts["epochs"] = counts["steps_done"] * trainer.rows_a_step() / len(dataset)
-    _write_model(trainer, paths)
+    write_model(trainer, paths)
     write_metrics(paths.output / "metrics.parquet", trainer.state.log_history, counts)
     write_json(paths.output / "selection.json", counts)
     shutil.rmtree(paths.scratch, ignore_errors=True)
@@ -159,7 +159,7 @@ def build_trainer(
     return trainer
 
 
-def _check_memory(settings: TrainSettings, method: AnyMethod, dataset: Dataset, paths: Paths) -> None:
+def check_memory(settings: TrainSettings, method: AnyMethod, dataset: Dataset, paths: Paths) -> None:
     """Raises UserError, before the model is loaded, if what the run takes at least is more than the GPU has free.
 
     The widest micro batch has the longest row, which is sure to be drawn where the run sees every row.
@@ -304,7 +304,7 @@ def _ending(trainer: AnyTrainer, settings: TrainSettings, watch: NormWatch | Non
     return {**ending, "delta_norm": lora.delta_norm(model)}
 
 
-def _write_model(trainer: AnyTrainer, paths: Paths) -> None:
+def write_model(trainer: AnyTrainer, paths: Paths) -> None:
     """PEFT's two files, or transformers' three, each in its place once it is whole."""
     model = trainer.accelerator.unwrap_model(trainer.model)
     paths.scratch.mkdir(parents=True, exist_ok=True)
