@@ -136,6 +136,16 @@ def benjamini_hochberg(p_values: ArrayLike) -> NDArray[np.float64]:
     return np.asarray(false_discovery_control(p, method="bh"), dtype=np.float64) if p.size else p
 
 
+def ratio_of_sums(sums: ArrayLike, sizes: ArrayLike) -> tuple[float, float | None]:
+    """The mean over all tokens of samples with such sums (n,) and numbers of tokens (n,), and its standard error over
+    samples, that of a ratio of two means (Cochran 1977, section 6.4); None of one sample."""
+    totals, tokens = np.asarray(sums, dtype=np.float64), np.asarray(sizes, dtype=np.float64)
+    mean = float(totals.sum() / tokens.sum())
+    if len(totals) < 2:
+        return mean, None
+    return mean, float((totals - mean * tokens).std(ddof=1) / tokens.mean() / sqrt(len(totals)))
+
+
 def pass_at_k(correct: ArrayLike, samples: int, k: int) -> NDArray[np.float64]:
     """Unbiased pass@k of each problem (Chen et al. 2021, 2107.03374, eq. 1): 1 - C(n-c, k) / C(n, k).
 

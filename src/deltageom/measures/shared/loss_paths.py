@@ -11,7 +11,8 @@ from tqdm import tqdm
 
 from deltageom.deltas.folder import is_checkpoint
 from deltageom.measures.shared import barriers
-from deltageom.models.load import Model, autocast, load_adapter, load_model, load_run, load_tokenizer
+from deltageom.measures.shared.forward import completion_logits
+from deltageom.models.load import Model, load_adapter, load_model, load_run, load_tokenizer
 from deltageom.models.prompts import Tokenizer, prompt_ids
 from deltageom.problems.problem import Problem
 from deltageom.study.schema import Base, Device, Prompt
@@ -106,25 +107,8 @@ def answer_nll(model: Model, prompts: list[list[int]], answers: list[list[int]],
 
 
 def _batch_nll(model: Model, prompts: list[list[int]], answers: list[list[int]]) -> list[float]:
-    # padded on the left, so that the answers end together and only their logits are computed
-    rows = [prompt + answer for prompt, answer in zip(prompts, answers, strict=True)]
-    width, longest = max(map(len, rows)), max(map(len, answers))
-    ids = torch.tensor([[0] * (width - len(row)) + row for row in rows], device=model.device)
-    mask = torch.tensor([[0] * (width - len(row)) + [1] * len(row) for row in rows], device=model.device)
-    positions = (mask.cumsum(1) - 1).clamp(min=0)
-    with autocast(model):
-        logits = model(
-            input_ids=ids,
-            attention_mask=mask,
-            position_ids=positions,
-            logits_to_keep=longest + 1,
-            use_cache=False,
-        ).logits
-    log_probs = logits[:, :-1].float().log_softmax(-1)
-    chosen = log_probs.gather(2, ids[:, -longest:, None]).squeeze(2)
-    is_answer = torch.arange(longest, 0, -1, device=model.device)[None] <= torch.tensor(
-        [[len(answer)] for answer in answers], device=model.device
-    )
+    logits, ids, is_answer = completion_logits(model, prompts, answers)
+    chosen = logits.float().log_softmax(-1).gather(2, ids[:, :, None]).squeeze(2)
     totals: list[float] = (-chosen * is_answer).double().sum(1).tolist()
     return totals
 
