@@ -14,7 +14,6 @@ from deltageom.display.table_files import read_table, write_table
 from deltageom.evaluation import statistics
 from deltageom.geometry.module_numbers import measure_module
 from deltageom.measures.cka import cka
-from deltageom.measures.interface import chosen
 from deltageom.measures.shared.path_tables import barriers, losses
 from deltageom.methods import interface
 from deltageom.methods.interface import full_name
@@ -109,7 +108,7 @@ def rows_of(page, heading):
 
 
 def test_page_says_what_was_compared(study, built):
-    page = details(study, built, list(figures.every_figure()))
+    page = details(study, built, list(figures.every_figure(built)))
     assert page.startswith("# Study toy: the details\n")
     most = study["rollouts"]["max_tokens"]
     drawn = f"4 samples a problem at temperature {study['rollouts']['temperature']:g}, seed 42, at most {most} tokens"
@@ -429,8 +428,7 @@ def test_cka_of_the_last_layer_and_the_lowest(study, built):
 
 
 def test_each_given_figure_is_embedded_once_with_its_facts(study, built):
-    own = [name for measure in chosen(study["measures"]).values() for name in measure.figures]
-    names = [*figures.FIGURES, *own]
+    names = list(figures.every_figure(built))
     page = details(study, built, names)
     assert sorted(re.findall(r"\]\(figures/(\w+)\.png\)", page)) == sorted(names)
     captions = dict(re.findall(r"\]\(figures/(\w+)\.png\)\n\n(.+)\n", page))
@@ -482,7 +480,7 @@ def test_single_run_has_a_page(study, built):
     for name, table in built.items():
         keep = ~table.isin(["dft", "dpo"]).any(axis="columns")
         alone[name] = table[keep].drop(columns=["dft", "dpo"], errors="ignore")
-    page = details(study, alone, list(figures.every_figure()))
+    page = details(study, alone, list(figures.every_figure(built)))
     assert "Runs: 1; the reference is sft" in page
 
 

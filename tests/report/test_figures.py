@@ -77,11 +77,26 @@ def sample(count=3, layers=2, gaps=False):
         "cka": (cka, "a b layer estimator similarity n"),
     }
     built = {name: pd.DataFrame(list(rows), columns=c.split()) for name, (rows, c) in frames.items()}
+    built["gradients_pairs"] = pd.DataFrame(
+        [
+            (*sorted(pair), math.nan, None, *(known(v, pair, 0) for v in rng.uniform(-0.2, 1, 3)))
+            for pair in combinations(runs, 2)
+        ],
+        columns=["a", "b", "layer", "module", "gradient", "sign", "delta"],
+    )
+    built["behaviour"] = pd.DataFrame(
+        [(run, 100, rng.uniform(0, 0.3), 0.01, rng.uniform(0, 0.3), 0.02) for run in runs],
+        columns=["run", "n", "forward_kl", "forward_kl_se", "reverse_kl", "reverse_kl_se"],
+    )
     built["geometry_module"] = tidy(angles, "module layer a b k", ANGLES)
     built["geometry_layer"] = tidy(by_layer, "layer a b", ["cosine", "orthogonal_fraction_stacked"])
     chance = [(a, b, f"{angle}_median", 4, 80.0, 20.0) for a, b in pairs for angle in ANGLES]
-    built["geometry_global"] = pd.DataFrame(
-        chance, columns=["a", "b", "measure", "k", "chance_fresh_mean", "chance_own_mean"]
+    norms = pd.DataFrame([(run, "norm", known(1.0 + i, (run,), 0)) for i, run in enumerate(runs)])
+    built["geometry_global"] = pd.concat(
+        [
+            norms.set_axis(["a", "measure", "value"], axis=1),
+            pd.DataFrame(chance, columns=["a", "b", "measure", "k", "chance_fresh_mean", "chance_own_mean"]),
+        ]
     )
     return built | {"cosine_matrix": matrix.rename_axis(MATRIX_KEY).reset_index()}
 
@@ -437,14 +452,40 @@ def test_angles_stand_beside_what_chance_gives():
 @pytest.mark.parametrize("name", figures.every_figure())
 def test_single_run_is_drawn_or_said_to_have_no_other(name):
     figure = figures.every_figure()[name](sample(1), REFERENCE)
-    compares = name not in ("training_curves", "accuracy", "cosine_heatmap")
+    compares = name not in ("training_curves", "accuracy", "cosine_heatmap", "behaviour")
     assert ("Nothing to compare with the reference." in said(figure)) == compares
+
+
+def test_gradients_are_a_point_per_pair_against_the_trained_updates():
+    built = sample(4)
+    table, looks = built["gradients_pairs"], palette.looks(methods_of(4))
+    for ax, column in zip(
+        figures.every_figure()["gradients"](built, REFERENCE).axes, ("gradient", "sign"), strict=True
+    ):
+        for row in table.itertuples():
+            pair = {row.a, row.b} - {REFERENCE}
+            colour = looks[pair.pop()].colour if len(pair) == 1 else drawing.FAINT
+            points = [tuple(p) for line in lines(ax, colour.upper()) for p in line.get_xydata()]
+            assert (getattr(row, column), row.delta) in points
+
+
+def test_behaviour_is_a_point_per_run_by_norm_and_by_accuracy():
+    built = sample(3)
+    by_norm, by_score = figures.every_figure()["behaviour"](built, REFERENCE).axes
+    scores = built["accuracy"].query("benchmark == 'easy'").set_index("model")["accuracy"]
+    for i, row in enumerate(built["behaviour"].itertuples()):
+        colour = palette.COLOURS[row.run]
+        points = {tuple(line.get_xydata()[0]) for line in lines(by_norm, colour)}
+        assert {(1.0 + i, row.forward_kl), (1.0 + i, row.reverse_kl)} <= points
+        assert [tuple(line.get_xydata()[0]) for line in lines(by_score, colour)] == [(row.forward_kl, scores[row.run])]
+    assert by_score.get_lines()[-1].get_ydata()[0] == scores["base"]
 
 
 # layout and files
 
 
 FEW = ("training_curves", "accuracy", "cosine_heatmap", "cka_by_layer", "principal_angles", "connectivity_paths")
+FEW += ("gradients", "behaviour")
 MANY = ("training_curves", "cosine_heatmap", "cosine_by_layer", "connectivity_paths")  # the others are laid out alike
 
 

@@ -202,6 +202,44 @@ def test_what_a_study_says_is_not_blamed_on_the_command_line(root: Path, text: s
         load_study({"study": "mine"}, root, [Layer("--config", {"study": "mine"})])
 
 
+@pytest.mark.parametrize(
+    ("text", "says"),
+    [
+        (
+            "runs: {rft: {steps: 12}}\nmeasures: {gradients: {batches: 13}}",
+            "measures.gradients.batches 13 is more than the 12 steps, of a global batch each, that run 'rft' is "
+            "trained for: lower batches to 12 or less",
+        ),
+        (
+            "runs: {rft: {report_step: 9}}\nmeasures: {gradients: {batches: 10}}",
+            "measures.gradients.batches 10 is more than the 9 steps",
+        ),
+        (
+            "training: {adapter: none}\nmeasures: {gradients: {batches: 1}}",
+            "measures.gradients compares runs with adapter: lora, but there is none: set it to null",
+        ),
+        ("measures: {gradients: {batches: 0}}", "measures.gradients.batches: input should be greater than or equal"),
+        ("measures: {gradients: {}}", "measures.gradients.batches: is missing"),
+        (
+            "measures: {behaviour: {benchmark: nope, prompts: 8, max_tokens: 8, batch_size: 4, seed: 1}}",
+            "measures.behaviour.benchmark 'nope' is none of the benchmarks: easy, hard, hard_sampled",
+        ),
+        (
+            "measures: {behaviour: {benchmark: easy, prompts: 1, max_tokens: 8, batch_size: 4, seed: 1}}",
+            "measures.behaviour.prompts: input should be greater than or equal to 2",
+        ),
+    ],
+)
+def test_an_optional_measure_that_cannot_be_is_refused_with_its_key(root: Path, text: str, says: str) -> None:
+    with pytest.raises(UserError, match=re.escape(says)):
+        load_study(write(root, f"extends: toy\n{text}\n"), root)
+
+
+def test_whole_runs_have_no_say_in_how_many_batches_there_are(root: Path) -> None:
+    text = "runs: {mine: {method: sft, adapter: none, steps: 2}}\nmeasures: {gradients: {batches: 4}}"
+    assert load_study(write(root, f"extends: toy\n{text}\n"), root).measures.gradients
+
+
 def test_what_no_file_sets_is_asked_of_the_study(root: Path) -> None:
     text = "benchmarks: {one: {source: toy, split: easy, limit: 5}}\nruns: {sft: {method: sft}}\n"
     with pytest.raises(UserError, match=r"^studies/mine.yaml: measures.connectivity.benchmark: is not set, and has no"):

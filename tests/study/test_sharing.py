@@ -68,6 +68,11 @@ CHILDREN: dict[str, tuple[str, set[str]]] = {
     "top-k": ("measures: {geometry: {top_k: [2, 3]}}", {"geometry", *MEASURED}),
     "the base's spectrum": ("measures: {geometry: {base_rank: 48}}", {"geometry", "base_spectrum", *MEASURED}),
     "the grid of alpha": ("measures: {connectivity: {points: 5}}", {"connectivity"}),
+    "gradients": ("measures: {gradients: {batches: 4}}", {"gradients", *(f"base_gradient/{run}" for run in RUNS)}),
+    "behaviour": (
+        "measures: {behaviour: {benchmark: easy, prompts: 8, max_tokens: 8, batch_size: 4, seed: 1}}",
+        {"behaviour"},
+    ),
 }
 
 
@@ -103,6 +108,21 @@ def test_problems_that_are_dropped_are_of_every_benchmark(root: Path) -> None:
     write(root, "child", "extends: parent\nbenchmarks: {more: {source: toy, split: easy, limit: 4}}\n")
     assert {"decontaminate", "rollouts", "train/sft"} <= own_stages(root, "child")
     assert not {"pretrain", "teacher", "problems/train"} & own_stages(root, "child")
+
+
+def test_a_gradient_is_the_runs_own_and_belongs_to_no_other(root: Path) -> None:
+    """A changed run changes its gradient and the comparison; whole runs have none; a benchmark changes neither."""
+    write(root, "parent", "extends: toy\nmeasures: {gradients: {batches: 4}}\n")
+    write(root, "child", "extends: parent\nruns: {rift: {reward_wrong: -0.3}}\n")
+    assert own_stages(root, "child") == follows("rift") | {"base_gradient/rift", "gradients"}
+    write(root, "child", "extends: parent\nbenchmarks: {more: {source: toy, split: easy, limit: 4}}\n")
+    assert not {"gradients", "base_gradient/rift"} & own_stages(root, "child")
+    write(root, "child", "extends: parent\nruns: {mine: {method: sft, adapter: none}}\n")
+    assert own_stages(root, "child") == follows("mine")
+    made = stages(load_study({"study": "child"}, root))
+    assert "base_gradient/mine" not in made
+    assert "reference" in made["base_gradient/dpo"].needs
+    assert "reference" not in made["base_gradient/sft"].needs
 
 
 def test_the_farthest_study_with_the_same_owns_it(root: Path) -> None:

@@ -58,8 +58,8 @@ def scatter(tables: Tables, reference: str) -> Figure:
     pairs, look = over_all(tables["gradients_pairs"]), look_of(tables)
     others = pairs[(pairs["a"] != reference) & (pairs["b"] != reference)]
     shown = against(pairs, reference, order_of(tables))
-    if pairs.empty:
-        return drawing.nothing("One run has no pair.")
+    if shown.empty:
+        return drawing.nothing()
     kinds = {"gradient": "of the gradients", "sign": "of AdamW's first steps"}
     figure, axes = drawing.panels(len(kinds), len(kinds), 2.9, 2.7, legend=1.6)
     for ax, (column, what) in zip(axes, kinds.items(), strict=True):
