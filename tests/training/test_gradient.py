@@ -88,7 +88,7 @@ def test_it_is_the_mean_of_the_batches_that_the_run_is_trained_on_first(
     tiny_model: Path, base_settings: Base, tmp_path: Path
 ) -> None:
     """The second batch at the base, too; and the batches are those of the run's own trainer, in its order."""
-    table, run = rollouts(), settings(base_settings, "sft", steps=4)
+    table, run = rollouts(), settings(base_settings, "sft", steps=4, learning_rate=0.5, warmup=0.0)
     trainer = built(run, table, tiny_model, tmp_path)
     seen = list(trainer._get_train_sampler(trainer.train_dataset))
     one, two = (at_the_base(run, table, tiny_model, tmp_path, n) for n in (1, 2))

@@ -82,7 +82,7 @@ def scatter(tables: Tables, _reference: str) -> Figure:
             row["norm"], row["reverse_kl"], row["reverse_kl_se"], elinewidth=0.9, markerfacecolor="white", **marked
         )
         by_score.plot(row["forward_kl"], row["accuracy"], **marked)
-    by_norm.set_xlabel("norm of the update")
+    by_norm.set_xlabel("norm of the update (compared modules)")
     by_norm.set_ylabel("KL (nats per token)")
     by_score.set_xlabel("KL(base || run) (nats per token)")
     by_score.set_ylabel(f"accuracy on {drawing.label(benchmark)}")

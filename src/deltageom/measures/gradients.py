@@ -104,7 +104,7 @@ def text(study: Study, tables: Tables) -> str:
         markdown(over_all(tables["gradients"]).rename(columns=own)),
     ]
     known = pairs.dropna()
-    if len(known) > 2:
+    if len(known) > 5:
         ranks = known[OF_PAIR].rank().corr()["delta"]
         parts.append(
             f"Over the {len(known)} pairs, the rank correlation with the cosine of the trained updates is "
