@@ -1,12 +1,14 @@
 """Tables, words and figure over replicates."""
 
 import re
+from collections import Counter
 from typing import Any
 
 import numpy as np
 import pandas as pd
 import pytest
 
+from deltageom.measures import behaviour
 from deltageom.report.paper import AGAINST_SFT
 from deltageom.report.replicate_figure import replicates as figure
 from deltageom.report.replicates import replicates_table
@@ -39,6 +41,25 @@ def test_every_number_is_summarised_over_the_draws() -> None:
     assert row(table, source="barriers", measure="chord")["mean"] == pytest.approx(0.1)
     assert np.isfinite(row(table, source="accuracy", a="rft")["problems_low"])
     assert replicates_table(draws, None, STATISTICS)["problems_low"].isna().all()
+
+
+def test_measures_that_are_on_have_their_numbers_there_and_others_none() -> None:
+    """Of the gradients those over all modules, and none of a module or a layer."""
+    draws, _ = replicated(2)
+    assert not {"gradients", "gradients_pairs", "behaviour"} & set(replicates_table(draws, None, STATISTICS)["source"])
+    for number, draw in enumerate(draws):
+        places = pd.DataFrame({"layer": [0, 0, np.nan], "module": ["layers.0.q", None, None]})
+        own = places.assign(run="sft", norm=number, gradient_norm=2.0, gradient_delta=0.5, sign_delta=0.5)
+        draw |= {"gradients": own, "gradients_pairs": places.assign(a="dpo", b="sft", gradient=number, sign=1, delta=1)}
+        draw["behaviour"] = pd.DataFrame([dict.fromkeys(behaviour.NUMBERS, float(number)) | {"run": "sft"}])
+    table = replicates_table(draws, None, STATISTICS)
+    assert Counter(table["source"]) >= Counter(gradients=4, gradients_pairs=3, behaviour=len(behaviour.NUMBERS))
+    moved = table[table["measure"].isin(["norm", "gradient", "forward_kl"]) & (table["source"] != "geometry_global")]
+    assert moved[["source", "a", "b", "n", "mean"]].fillna("").to_numpy().tolist() == [
+        ["behaviour", "sft", "", 2, 0.5],
+        ["gradients", "sft", "", 2, 0.5],
+        ["gradients_pairs", "dpo", "sft", 2, 0.5],
+    ]
 
 
 def test_differences_are_paired_over_the_draws() -> None:
