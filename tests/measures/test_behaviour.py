@@ -110,16 +110,18 @@ def test_sums_are_those_of_a_naive_float64_computation(
             assert row["kl"] > 0.01
 
 
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
 def test_kl_is_never_negative_and_zero_for_a_zero_adapter_alone(
-    tiny_model: Path, settings: Settings, run: Path, tmp_path: Path
+    dtype: str, tiny_model: Path, base_settings: Base, settings: Settings, run: Path, tmp_path: Path
 ) -> None:
-    zero = gentle(run, tmp_path / "zero", 0.0)
-    table = pd.DataFrame(policies.distances(settings(), str(tiny_model), zero, PROBLEMS))
+    zero, told = gentle(run, tmp_path / "zero", 0.0), settings()
+    told = told.model_copy(update={"base": base_settings.model_copy(update={"dtype": dtype})})
+    table = pd.DataFrame(policies.distances(told, str(tiny_model), zero, PROBLEMS))
     assert (table[["kl", "k3"]] == 0).all(axis=None)
     assert (table["agreed"] == table["tokens"]).all()
     sides = {side: of.drop(columns="side").reset_index(drop=True) for side, of in table.groupby("side")}
     pd.testing.assert_frame_equal(sides["base"], sides["run"])  # the same random numbers, the same samples
-    moved = pd.DataFrame(policies.distances(settings(), str(tiny_model), run, PROBLEMS))
+    moved = pd.DataFrame(policies.distances(told, str(tiny_model), run, PROBLEMS))
     assert (moved[["kl", "k3", "entropy"]] > 0).all(axis=None)
     assert list(moved["problem_id"]) == 2 * [problem.id for problem in PROBLEMS]
     assert list(moved["side"]) == ["base"] * 6 + ["run"] * 6
