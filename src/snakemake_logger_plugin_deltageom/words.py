@@ -17,6 +17,7 @@ DONE = {
     "reference": "scored the rollouts with the base",
     "train": "trained {run}",
     "train_whole": "trained {run}, every weight",
+    "train_with_snapshots": "trained {run}",
     "evaluate": "answered the benchmarks with {model}",
     "grade": "graded the answers of {model}",
     "hidden_states": "recorded the hidden states of {model}",

@@ -134,6 +134,30 @@ ONLY_SFT = (
             "runs: {x: {method: dpo, match_norm: {run: sft, how: stretch}}}",
             ["runs.x.match_norm.how", "'stop' or 'scale'"],
         ),
+        (
+            "training: {snapshots: [2, 65]}",
+            ["training: snapshots names step 65", "ends after step 64: name steps up to that"],
+        ),
+        ("training: {snapshots: [2, 33], report_step: 32}", ["training: snapshots names step 33", "after step 32"]),
+        (
+            "runs: {x: {method: sft, steps: 8, snapshots: [16]}}",
+            ["runs.x: snapshots names step 16, but training ends after step 8"],
+        ),
+        ("training: {snapshots: [2, 4, 2]}", ["training.snapshots: names step 2 twice: name each step once"]),
+        ("training: {snapshots: [0, 2]}", ["training.snapshots.0: input should be greater than or equal to 1; got 0"]),
+        ("training: {snapshots: []}", ["training.snapshots: List should have at least 1 item"]),
+        (
+            "training: {snapshots: [2]}\nruns: {x: {method: sft, adapter: none}}",
+            ["runs.x: snapshots needs adapter: lora", "set snapshots: null"],
+        ),
+        (
+            "training: {snapshots: [2]}\nruns: {x: {method: dpo, match_norm: {run: sft, how: stop}}}",
+            ["runs.x: snapshots cannot be promised with match_norm how: stop", "set snapshots: null"],
+        ),
+        (
+            "training: {snapshots: [2, 4]}\nruns: {x: {method: sft, snapshots: [2, 8]}}",
+            ["runs.x.snapshots [2, 8] are of other steps than the [2, 4] of run 'sft'", "same steps, or null"],
+        ),
         ("training: {lora: {target_modules: '('}}", ["training.lora.target_modules", "no regular expression"]),
         ("training: {lora: {target_modules: [self_attn.q_prj]}}", ["'self_attn.q_prj'", "none of base.modules"]),
         ("training: {lora: {target_modules: q_proj}}", ["'q_proj' matches no module", "layers.N.self_attn.q_proj"]),
@@ -151,6 +175,7 @@ def test_sections_that_do_not_fit(root: Path, text: str, says: list[str]) -> Non
     message = refusal(root, text)
     for part in says:
         assert part in message
+    assert "\n" not in message or "snapshots" not in message
 
 
 @pytest.mark.parametrize(
@@ -164,6 +189,8 @@ def test_sections_that_do_not_fit(root: Path, text: str, says: list[str]) -> Non
         "device: cuda\nexecution: {jobs_per_gpu: 2, tensor_parallel: 2}",  # no vLLM
         "reference: {benchmark: null}\ntraining: {kl_every: null}",
         "runs: {k: {method: kto}, full: {method: sft, adapter: none}}",
+        "training: {snapshots: [64, 2]}\nruns: {full: {method: sft, adapter: none, snapshots: null}}",
+        "training: {snapshots: [2]}\nruns: {x: {method: dpo, match_norm: {run: sft, how: scale}}}",
         "runs: {x: {method: dpo, match_norm: {run: sft, how: stop}}, "
         "y: {method: dpo, match_norm: {run: sft, how: scale}}}",
     ],

@@ -64,7 +64,8 @@ def test_a_killed_training_goes_on_to_the_same_bytes(
     method: str, tiny_model: Path, base_settings: Base, tmp_path: Path
 ) -> None:
     """Killed at three moments of one training: a checkpoint begun, one just complete, and the last of all."""
-    run = settings(base_settings, method, steps=STEPS, lora={"dropout": 0.2}, kl_every=4)
+    kept = [1, 5, STEPS]  # before each kill one that no later start writes again
+    run = settings(base_settings, method, steps=STEPS, lora={"dropout": 0.2}, kl_every=4, snapshots=kept)
     plain = paths(run, rollouts(), tiny_model, tmp_path / "plain")
     done = subprocess.run(command(run, plain), env=environment(), capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
@@ -77,7 +78,7 @@ def test_a_killed_training_goes_on_to_the_same_bytes(
         command(run, given, "--checkpoint-every", "3"), env=environment(), capture_output=True, text=True, check=False
     )
     assert done.returncode == 0, done.stderr
-    for name in FILES:
+    for name in (*FILES, *(f"snapshots/{step}.safetensors" for step in kept)):
         assert (given.output / name).read_bytes() == (plain.output / name).read_bytes(), name
     assert not given.scratch.exists()
 
@@ -144,13 +145,25 @@ def test_a_kill_after_the_last_step_trains_no_further(
         raise Killed
 
     with monkeypatch.context() as patched:
-        patched.setattr(training, "write_model", die)
+        patched.setattr(training.saving, "write_model", die)
         with pytest.raises(Killed):
             train(run, given[1], Execution(checkpoint_every=last))
     train(run, given[1], Execution(checkpoint_every=last))
     for name in FILES:
         assert (given[0].output / name).read_bytes() == (given[1].output / name).read_bytes(), name
     assert json.loads((given[1].output / "selection.json").read_text())["stopped"] == ends
+
+
+def test_without_an_earlier_snapshot_no_training_goes_on(
+    tiny_model: Path, base_settings: Base, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run = settings(base_settings, "sft", steps=6, snapshots=[2, 6])
+    given = paths(run, rollouts(), tiny_model, tmp_path)
+    interrupted(monkeypatch, run, given, 3)
+    (given.scratch / "snapshots" / "2.safetensors").unlink()
+    with pytest.raises(UserError, match=r"snapshots/2.safetensors: is gone.* from .*checkpoint-3 .*delete .*scratch"):
+        train(run, given, Execution(checkpoint_every=3))
+    assert (given.scratch / "checkpoint-3" / resume.MARK).exists()  # nothing is lost
 
 
 @pytest.mark.parametrize(

@@ -25,7 +25,7 @@ from deltageom.study.load import ancestors, load_study
 from deltageom.study.places import ADAPTER_FILES, CHECKPOINT_FILES, MODEL_FILES, Places
 from deltageom.study.renamed import check_results
 from deltageom.study.running import Execution
-from deltageom.study.schema import TOY_BASE
+from deltageom.study.schema import TOY_BASE, with_snapshots
 from deltageom.toy import shipped
 
 # The commands are installed beside this Python; a job's conda environment, if there is one, still comes first.
@@ -119,6 +119,10 @@ MEASURE_CODE = [f"measures.{name}" for name in MEASURES]
 
 # Runs without an adapter: their delta is a difference of whole models.
 WHOLE_RUNS = [run for run in RUNS if STUDY.runs[run].training.adapter == "none"]
+
+# Runs that keep their adapter as it was after each of these steps.
+SNAPSHOT_RUNS = with_snapshots({run: STUDY.runs[run] for run in RUNS})
+SNAPSHOTS = STUDY.snapshots()
 
 
 # The replicates, the study itself first: each knows which folder has each of its files.

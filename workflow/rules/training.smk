@@ -56,7 +56,7 @@ rule train:
         "results/{owner}/benchmarks/train/{run}.tsv"
     wildcard_constraints:
         owner=owners("train"),
-        run=any_of(run for run in RUNS if run not in WHOLE_RUNS),
+        run=any_of(run for run in RUNS if run not in (*WHOLE_RUNS, *SNAPSHOT_RUNS)),
     conda:
         ENVIRONMENT
     threads: 1 if GPUS else STUDY.execution.processes
@@ -94,3 +94,20 @@ if WHOLE_RUNS:
         wildcard_constraints:
             owner=owners("train"),
             run=any_of(WHOLE_RUNS),
+
+
+if SNAPSHOT_RUNS:
+
+    use rule train as train_with_snapshots with:
+        output:
+            model=expand("results/{{owner}}/runs/{{run}}/{file}", file=ADAPTER_FILES),
+            snapshots=expand(
+                "results/{{owner}}/runs/{{run}}/snapshots/{step}.safetensors",
+                step=SNAPSHOTS,
+            ),
+            metrics="results/{owner}/runs/{run}/metrics.parquet",
+            selection="results/{owner}/runs/{run}/selection.json",
+            provenance="results/{owner}/provenance/train/{run}.json",
+        wildcard_constraints:
+            owner=owners("train"),
+            run=any_of(SNAPSHOT_RUNS),

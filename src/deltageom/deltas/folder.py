@@ -18,6 +18,11 @@ MLX = (
 _PICKLED = ("adapter_model.bin", "pytorch_model.bin", "pytorch_model.bin.index.json")
 
 
+def snapshot(folder: Path, step: int) -> Path:
+    """The weights of a run's adapter as they were after a step; the configuration is the run's own."""
+    return folder / "snapshots" / f"{step}.safetensors"
+
+
 def is_checkpoint(folder: Path) -> bool:
     """Whether a run's folder holds a whole model; False for an adapter. Raises UserError if it is neither.
 

@@ -23,12 +23,14 @@ def results(study: Study, asked: list[Sampling], runs: list[RunWork], root: Path
     answers = None if None in tokens.values() else sum(count or 0 for count in tokens.values())
     weights = [run_bytes(study, one.run, root) for one in runs]
     known = [one for one in weights if one is not None]
+    kept = {name: 1 + len(run.training.snapshots or []) for name, run in study.runs.items()}
+    every_kept = sum(kept[one.run] * (size or 0) for one, size in zip(runs, weights, strict=True))
     every = study.execution.checkpoint_every
     checkpoints = KEPT_CHECKPOINTS * STATES * max(known, default=0) if every else 0
     return {
         "rollouts, twice: sampled and graded": None if rollouts is None else 2 * TOKEN_BYTES * rollouts,
         "answers, twice: given and graded": None if answers is None else 2 * TEXT_BYTES * answers,
-        "runs": sum(known) if len(known) == len(weights) else None,
+        "runs": every_kept if len(known) == len(weights) else None,
         "checkpoints of a run while it is trained": checkpoints if len(known) == len(weights) else None,
     }
 

@@ -10,7 +10,7 @@ from pathlib import Path
 from deltageom.measures import interface as measures
 from deltageom.methods import interface as methods
 from deltageom.study.resolved import Study
-from deltageom.study.schema import TOY_BASE
+from deltageom.study.schema import TOY_BASE, Training
 from deltageom.study.sharing import View, stage_of
 
 
@@ -51,6 +51,10 @@ def needs_reference(study: Study) -> bool:
     return any("base" in methods.load(run.method).needs or run.training.kl_every for run in study.runs.values())
 
 
+def _train(training: Training) -> str:
+    return "train_whole" if training.adapter == "none" else "train_with_snapshots" if training.snapshots else "train"
+
+
 def _jobs(study: Study) -> Iterator[tuple[str, str]]:
     runs, imported = sorted(study.runs), study.rollouts.file is not None
     models = ["base", *runs]
@@ -67,7 +71,7 @@ def _jobs(study: Study) -> Iterator[tuple[str, str]]:
     if needs_reference(study):
         yield "reference", "reference"
     for run in runs:
-        yield "train_whole" if study.runs[run].training.adapter == "none" else "train", f"train/{run}"
+        yield _train(study.runs[run].training), f"train/{run}"
     yield from ((rule, f"{rule}/{model}") for rule in ("evaluate", "grade") for model in models)
     if study.measures.geometry.base_rank:
         yield from (("base_spectrum", f"base_spectrum/{layer}") for layer in layers)

@@ -85,6 +85,11 @@ class Places:
         whole = self.study.runs[run].training.adapter == "none"
         return [f"{self.run(run)}/{file}" for file in (CHECKPOINT_FILES if whole else ADAPTER_FILES)]
 
+    def snapshots(self, run: str) -> list[str]:
+        """The files of a run's adapter as it was after each of the steps that it names."""
+        steps = self.study.runs[run].training.snapshots or []
+        return [f"{self.run(run)}/snapshots/{step}.safetensors" for step in steps]
+
     def adapters(self, runs: Iterable[str]) -> list[str]:
         return [file for run in runs for file in self.adapter(run)]
 

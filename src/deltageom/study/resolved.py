@@ -28,6 +28,7 @@ from deltageom.study.schema import (
     Toy,
     Transformers,
     Vllm,
+    with_snapshots,
 )
 
 
@@ -90,6 +91,7 @@ class Study(Section):
         self._targets_are_the_same()
         self._norms_can_be_matched()
         self._gradients_have_their_batches()
+        self._snapshots_are_of_the_same_steps()
         self._gpus_can_be_shared()
         if self.base.model != TOY_BASE:
             self._needs_no_toy_world()
@@ -115,6 +117,11 @@ class Study(Section):
     def modules(self) -> list[str]:
         """The modules whose deltas are compared: the same in every run."""
         return next(iter(self.runs.values())).training.lora.targets(self.base)
+
+    def snapshots(self) -> list[int]:
+        """The steps after which adapters are kept, of each run in `with_snapshots`."""
+        kept = with_snapshots(self.runs)
+        return (self.runs[kept[0]].training.snapshots or []) if kept else []
 
     def _replicates_differ(self) -> None:
         vary = self.replicates.vary
@@ -255,6 +262,15 @@ class Study(Section):
                 f"measures.gradients.batches {wanted.batches} is more than the {steps[shortest]} steps, of a global "
                 f"batch each, that run {shortest!r} is trained for: lower batches to {steps[shortest]} or less"
             )
+
+    def _snapshots_are_of_the_same_steps(self) -> None:
+        kept, steps = with_snapshots(self.runs), self.snapshots()
+        for name in kept:
+            if (own := self.runs[name].training.snapshots) != steps:
+                raise ValueError(
+                    f"runs.{name}.snapshots {own} are of other steps than the {steps} of run {kept[0]!r}: "
+                    "runs are compared step by step, so name the same steps, or null"
+                )
 
     def _needs_no_toy_world(self) -> None:
         for key, dataset in self.datasets().items():

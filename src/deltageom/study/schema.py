@@ -5,6 +5,7 @@ Nothing here may import more than pydantic, for the Snakemake process reads it o
 """
 
 import re
+from collections.abc import Mapping
 from typing import Annotated, Any, Literal
 
 from pydantic import Field, field_validator, model_validator
@@ -222,10 +223,18 @@ class Training(Section):
     gradient_checkpointing: bool
     kl_every: Count | None
     match_norm: MatchNorm | None
+    snapshots: Annotated[list[Count], Field(min_length=1)] | None  # steps after which the adapter is kept
     order: Literal["own", "shared", "shared_zero"]
     seed: Seed
     adapter: Literal["lora", "none"]
     lora: Lora
+
+    @field_validator("snapshots")
+    @classmethod
+    def in_order(cls, steps: list[int] | None) -> list[int] | None:
+        if steps and (twice := [step for step in steps if steps.count(step) > 1]):
+            raise ValueError(f"names step {twice[0]} twice: name each step once")
+        return sorted(steps) if steps else steps
 
     @model_validator(mode="after")
     def fits_together(self) -> "Training":
@@ -235,7 +244,24 @@ class Training(Section):
             raise ValueError(f"micro_batch_size {self.micro_batch_size} must divide batch_size {self.batch_size}")
         if self.match_norm and self.adapter == "none":
             raise ValueError("match_norm needs adapter: lora, whose delta has a norm that is cheap to follow")
+        self._can_keep_snapshots()
         return self
+
+    def _can_keep_snapshots(self) -> None:
+        if self.snapshots is None:
+            return
+        last = self.report_step or self.steps
+        if self.snapshots[-1] > last:
+            raise ValueError(
+                f"snapshots names step {self.snapshots[-1]}, but training ends after step {last}: name steps up to that"
+            )
+        if self.adapter == "none":
+            raise ValueError("snapshots needs adapter: lora, of which each is small: set snapshots: null")
+        if self.match_norm and self.match_norm.how == "stop":
+            raise ValueError(
+                "snapshots cannot be promised with match_norm how: stop, whose last step is not known before: "
+                "set snapshots: null"
+            )
 
 
 class Reference(Section):
@@ -254,6 +280,11 @@ class Run(Section):
     method: str
     options: dict[str, Any]
     training: Training
+
+
+def with_snapshots(runs: Mapping[str, Run]) -> list[str]:
+    """The names of the runs that keep snapshots, in their order."""
+    return [name for name, run in runs.items() if run.training.snapshots]
 
 
 class Evaluation(Section):

@@ -4,20 +4,18 @@ import json
 import math
 import os
 import shutil
-import tempfile
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import pandas as pd
 from datasets import Dataset
-from transformers import PreTrainedModel, PreTrainedTokenizerBase
+from transformers import PreTrainedTokenizerBase
 from transformers.integrations import integration_utils as integrations
 from trl.trainer.dpo_config import DPOConfig
 from trl.trainer.kto_config import KTOConfig
 from trl.trainer.sft_config import SFTConfig
 
-from deltageom.deltas.folder import MODEL_CONFIG, MODEL_WEIGHTS
 from deltageom.errors import UserError
 from deltageom.files import whole_file, write_json
 from deltageom.hardware import memory
@@ -25,7 +23,7 @@ from deltageom.methods import interface
 from deltageom.methods.interface import AnyMethod, MethodOptions, Pairwise, Preference, Unpaired, in_pairs
 from deltageom.models.load import Model, check_layers, load_configuration, load_model, load_tokenizer
 from deltageom.study.settings import TrainSettings
-from deltageom.training import launch, lora, resume, rows
+from deltageom.training import launch, lora, resume, rows, saving
 from deltageom.training.monitoring import KlWatch, NormWatch
 from deltageom.training.trainers import LikelihoodTrainer, PreferenceTrainer, UnpairedTrainer
 
@@ -37,7 +35,6 @@ AVAILABLE = {
 AnyTrainer = LikelihoodTrainer | PreferenceTrainer | UnpairedTrainer
 MEMORY_KEYS = "training.micro_batch_size, training.gradient_checkpointing, training.max_length or base.dtype"
 OF_EVERY_ROW = ("input_ids", "labels", "length", "place", "kept", "reward")
-CHECKPOINT_FILES = (MODEL_CONFIG, "generation_config.json", MODEL_WEIGHTS)
 # transformers' and TRL's names, and ours, of the numbers that metrics.parquet has of a step; other names are kept
 RENAMED = {
     "num_input_tokens_seen": "tokens",
@@ -79,7 +76,7 @@ class Execution:
 
 
 def train(settings: TrainSettings, paths: Paths, execution: Execution) -> None:
-    """Write a run's adapter (or whole model), metrics.parquet and selection.json into `paths.output`.
+    """Write a run's adapter (or whole model), its snapshots, metrics.parquet and selection.json into `paths.output`.
 
     Each file appears whole, and none before training has ended well. Equal settings, inputs and device give equal
     bytes on the CPU with one thread, killed and continued or not. Raises UserError for an empty selection, a row over
@@ -105,6 +102,9 @@ def train(settings: TrainSettings, paths: Paths, execution: Execution) -> None:
     if resumed:
         print(f"going on from {resumed.name}", flush=True)
     norm, kl = _watch(trainer, settings, paths, execution)
+    snapshots = saving.Snapshots(trainer, settings.training.snapshots or [], paths.scratch)
+    snapshots.check(resumed)
+    trainer.add_callback(snapshots)
     try:
         with memory.out_of_memory(f"run {settings.run!r}", MEMORY_KEYS):
             trainer.train(resume_from_checkpoint=str(resumed) if resumed else None)
@@ -117,7 +117,8 @@ def train(settings: TrainSettings, paths: Paths, execution: Execution) -> None:
     if not trainer.is_world_process_zero():
         return
     counts["epochs"] = counts["steps_done"] * trainer.rows_a_step() / len(dataset)
-    write_model(trainer, paths)
+    snapshots.publish(paths.output)
+    saving.write_model(trainer, paths.output, paths.scratch)
     write_metrics(paths.output / "metrics.parquet", trainer.state.log_history, counts)
     write_json(paths.output / "selection.json", counts)
     shutil.rmtree(paths.scratch, ignore_errors=True)
@@ -302,24 +303,6 @@ def _ending(trainer: AnyTrainer, settings: TrainSettings, watch: NormWatch | Non
         ending["scale"] = watch.target / norm
         lora.scale(model, ending["scale"])
     return {**ending, "delta_norm": lora.delta_norm(model)}
-
-
-def write_model(trainer: AnyTrainer, paths: Paths) -> None:
-    """PEFT's two files, or transformers' three, each in its place once it is whole."""
-    model = trainer.accelerator.unwrap_model(trainer.model)
-    paths.scratch.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(dir=paths.scratch) as name:
-        folder = Path(name)
-        if isinstance(model, PreTrainedModel):
-            model.save_pretrained(folder, max_shard_size="1000GB")
-            files: tuple[str, ...] = CHECKPOINT_FILES
-        else:
-            model.save_pretrained(folder, save_embedding_layers=False)  # "auto" asks the hub about the base
-            files = lora.FILES
-            lora.sort_targets(folder)
-        for file in files:
-            with whole_file(paths.output / file) as aside:
-                shutil.copyfile(folder / file, aside)
 
 
 def _needed(path: Path | None, option: str, settings: TrainSettings) -> Path:
