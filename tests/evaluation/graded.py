@@ -2,7 +2,7 @@
 
 from typing import Any
 
-from deltageom.study.schema import Statistics
+from deltageom.study.running import Statistics
 
 STATISTICS = Statistics(family="base", resamples=500, seed=42)
 NO_OVERLAP: dict[str, Any] = {"words": 13, "overlap": "count", "training_problems": 9, "kept": 9, "benchmarks": []}

@@ -15,7 +15,8 @@ from deltageom.generation.shards import Shards, identity
 from deltageom.models.load import load_tokenizer
 from deltageom.models.prompts import prompt_ids
 from deltageom.problems.problem import Problem, write_problems
-from deltageom.study.schema import Base, Prompt, Rollouts, Transformers, Vllm
+from deltageom.study.running import Transformers, Vllm
+from deltageom.study.schema import Base, Prompt, Rollouts
 from deltageom.study.settings import RolloutSettings
 from tests.conftest import BIN
 from tests.training.tiny_runs import CONFIG

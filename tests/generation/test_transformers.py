@@ -16,7 +16,8 @@ from deltageom.generation.engine import Completion, Engine, Request, Sampling, S
 from deltageom.models.load import load_tokenizer
 from deltageom.models.prompts import prompt_ids
 from deltageom.problems.problem import Problem
-from deltageom.study.schema import Base, Prompt, Vllm
+from deltageom.study.running import Vllm
+from deltageom.study.schema import Base, Prompt
 from tests.deltas import tiny_checkpoints
 
 QUESTIONS = ["Tom has 3 apples.", "A much longer question, with 12 pens and 7 boxes in it?", "Ana buys 5."]

@@ -18,7 +18,8 @@ from deltageom.rollouts import reward
 from deltageom.rollouts.completions import SCHEMA
 from deltageom.rollouts.sample import write
 from deltageom.study.load import load_study
-from deltageom.study.schema import Base, Dataset, Prompt, Rollouts, Vllm
+from deltageom.study.running import Vllm
+from deltageom.study.schema import Base, Dataset, Prompt, Rollouts
 from deltageom.study.settings import RewardSettings
 from tests.conftest import ROOT
 from tests.training.tiny_runs import CONFIG

@@ -9,7 +9,7 @@ import pandas as pd
 
 from deltageom.display.table_files import write_table
 from deltageom.report.replicates import differences_table, replicates_table
-from deltageom.study.schema import Statistics
+from deltageom.study.running import Statistics
 
 RUNS = {"sft": "sft", "rft": "rft", "dpo": "dpo"}
 COSINES = {"rft": 0.9, "dpo": 0.1}

@@ -17,7 +17,8 @@ from deltageom.models.load import load_tokenizer
 from deltageom.models.prompts import completion_ids, prompt_ids
 from deltageom.problems.problem import Problem
 from deltageom.rollouts import reward, sample
-from deltageom.study.schema import Base, Dataset, Decoding, Evaluation, Prompt, Rollouts, Transformers, Vllm
+from deltageom.study.running import Evaluation, Transformers, Vllm
+from deltageom.study.schema import Base, Dataset, Decoding, Prompt, Rollouts
 from deltageom.study.settings import EvaluationSettings, RewardSettings, RolloutSettings
 from tests.training.tiny_runs import CONFIG
 

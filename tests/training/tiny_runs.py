@@ -13,7 +13,8 @@ from deltageom.methods import interface
 from deltageom.models.load import load_tokenizer
 from deltageom.models.prompts import VOCABULARY, vocabulary_digest
 from deltageom.problems.problem import Problem
-from deltageom.study.schema import Base, Prompt, Reference, Transformers
+from deltageom.study.running import Transformers
+from deltageom.study.schema import Base, Prompt, Reference
 from deltageom.study.settings import ReferenceSettings, TrainSettings
 from deltageom.training import reference, rows, train
 

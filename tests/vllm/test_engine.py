@@ -17,7 +17,8 @@ from deltageom.generation.shards import Shards
 from deltageom.models.load import load_model, load_tokenizer
 from deltageom.models.prompts import prompt_ids
 from deltageom.problems.problem import Problem
-from deltageom.study.schema import Base, Prompt, Vllm
+from deltageom.study.running import Vllm
+from deltageom.study.schema import Base, Prompt
 from tests.deltas import tiny_checkpoints
 
 GREEDY = Sampling(0.0, 1.0, 0, 12)

@@ -25,7 +25,7 @@ from deltageom.study.load import ancestors, load_study
 from deltageom.study.places import ADAPTER_FILES, CHECKPOINT_FILES, MODEL_FILES, Places
 from deltageom.study.renamed import check_results
 from deltageom.study.running import Execution
-from deltageom.study.schema import TOY_BASE, with_snapshots
+from deltageom.study.schema import TOY_BASE
 from deltageom.toy import shipped
 
 # The commands are installed beside this Python; a job's conda environment, if there is one, still comes first.
@@ -121,7 +121,7 @@ MEASURE_CODE = [f"measures.{name}" for name in MEASURES]
 WHOLE_RUNS = [run for run in RUNS if STUDY.runs[run].training.adapter == "none"]
 
 # Runs that keep their adapter as it was after each of these steps.
-SNAPSHOT_RUNS = with_snapshots({run: STUDY.runs[run] for run in RUNS})
+SNAPSHOT_RUNS = sorted(STUDY.with_snapshots())
 SNAPSHOTS = STUDY.snapshots()
 
 

@@ -9,7 +9,8 @@ from typing import Literal, Protocol
 
 from deltageom.errors import UserError
 from deltageom.generation import engines
-from deltageom.study.schema import Base, Decoding, Device, Vllm
+from deltageom.study.running import Vllm
+from deltageom.study.schema import Base, Decoding, Device
 
 
 @dataclass(frozen=True)

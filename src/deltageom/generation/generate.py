@@ -12,7 +12,8 @@ from deltageom.errors import UserError
 from deltageom.generation.engine import Completion, Engine, Request, Sampling, Setup, load_engine, sequences_at_once
 from deltageom.generation.shards import Shards, compact, identity
 from deltageom.problems.problem import Problem
-from deltageom.study.schema import Base, Device, Transformers, Vllm
+from deltageom.study.running import Transformers, Vllm
+from deltageom.study.schema import Base, Device
 
 
 def requests(problems: Sequence[Problem], prompts: Sequence[Sequence[int]], samples: int, seed: int) -> list[Request]:

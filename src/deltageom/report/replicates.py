@@ -16,7 +16,7 @@ from deltageom.display.columns import typed
 from deltageom.evaluation.over_replicates import crossed_bootstrap, paired, spread
 from deltageom.measures.interface import load_all
 from deltageom.report.tables.geometry import of_measure
-from deltageom.study.schema import Statistics
+from deltageom.study.running import Statistics
 
 Replicates = Sequence[Mapping[str, pd.DataFrame]]
 Scores = Mapping[tuple[str, str], NDArray[np.float64]]

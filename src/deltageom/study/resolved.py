@@ -9,7 +9,7 @@ from pydantic import field_validator, model_validator
 
 from deltageom.fields import NAME, Section
 from deltageom.methods import interface as methods
-from deltageom.study.running import Execution, Grading, Replicates
+from deltageom.study.running import Evaluation, Execution, Grading, Replicates, Statistics, Transformers, Vllm
 from deltageom.study.schema import (
     TOY_BASE,
     Base,
@@ -17,18 +17,13 @@ from deltageom.study.schema import (
     Dataset,
     Decontamination,
     Device,
-    Evaluation,
     Measures,
     Prompt,
     Reference,
     Rollouts,
     Run,
-    Statistics,
     Teacher,
     Toy,
-    Transformers,
-    Vllm,
-    with_snapshots,
 )
 
 
@@ -119,9 +114,11 @@ class Study(Section):
         return next(iter(self.runs.values())).training.lora.targets(self.base)
 
     def snapshots(self) -> list[int]:
-        """The steps after which adapters are kept, of each run in `with_snapshots`."""
-        kept = with_snapshots(self.runs)
-        return (self.runs[kept[0]].training.snapshots or []) if kept else []
+        """The steps after which adapters are kept, the same in each of `with_snapshots`."""
+        return next((run.training.snapshots for run in self.runs.values() if run.training.snapshots), [])
+
+    def with_snapshots(self) -> list[str]:
+        return [name for name, run in self.runs.items() if run.training.snapshots]
 
     def _replicates_differ(self) -> None:
         vary = self.replicates.vary
@@ -264,7 +261,7 @@ class Study(Section):
             )
 
     def _snapshots_are_of_the_same_steps(self) -> None:
-        kept, steps = with_snapshots(self.runs), self.snapshots()
+        kept, steps = self.with_snapshots(), self.snapshots()
         for name in kept:
             if (own := self.runs[name].training.snapshots) != steps:
                 raise ValueError(

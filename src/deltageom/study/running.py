@@ -1,10 +1,12 @@
-"""The sections on how a study is run: how its jobs run, how often all is drawn, and whose word grades it."""
+"""The sections on how a study is run: how its jobs run, how often all is drawn, what generates the answers, whose word
+grades them, and how scores are compared."""
 
 from typing import Annotated, Literal
 
 from pydantic import Field
 
-from deltageom.fields import Count, Section
+from deltageom.fields import Count, Section, Seed
+from deltageom.study.schema import Engine
 
 Grader = Literal["strict", "math_verify"]
 
@@ -38,3 +40,30 @@ class Grading(Section):
     def grader(self, dataset: str) -> Grader:
         """Of a benchmark, or of the training problems (`train`)."""
         return self.rewards or self.primary if dataset == "train" else self.primary
+
+
+class Evaluation(Section):
+    engine: Engine
+    batch_size: Count
+
+
+class Transformers(Section):
+    """What the transformers engine is told beside the model and the decoding."""
+
+    batch_tokens: Count  # of the prompts and completions in a batch: its key-value cache
+
+
+class Vllm(Section):
+    """What the vLLM engine is told beside the model and the decoding."""
+
+    dtype: Literal["float32", "bfloat16", "float16"] | None  # None: the base's
+    max_model_length: Count | None  # tokens of prompt and completion; None: what the job's requests need
+    eager: bool
+
+
+class Statistics(Section):
+    """Which comparisons of scores are confirmatory, and how the others' intervals are resampled."""
+
+    family: Literal["base", "compare_with", "all"]
+    resamples: Annotated[int, Field(ge=100)]
+    seed: Seed

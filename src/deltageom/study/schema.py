@@ -5,7 +5,6 @@ Nothing here may import more than pydantic, for the Snakemake process reads it o
 """
 
 import re
-from collections.abc import Mapping
 from typing import Annotated, Any, Literal
 
 from pydantic import Field, field_validator, model_validator
@@ -282,30 +281,6 @@ class Run(Section):
     training: Training
 
 
-def with_snapshots(runs: Mapping[str, Run]) -> list[str]:
-    """The names of the runs that keep snapshots, in their order."""
-    return [name for name, run in runs.items() if run.training.snapshots]
-
-
-class Evaluation(Section):
-    engine: Engine
-    batch_size: Count
-
-
-class Transformers(Section):
-    """What the transformers engine is told beside the model and the decoding."""
-
-    batch_tokens: Count  # of the prompts and completions in a batch: its key-value cache
-
-
-class Vllm(Section):
-    """What the vLLM engine is told beside the model and the decoding."""
-
-    dtype: Literal["float32", "bfloat16", "float16"] | None  # None: the base's
-    max_model_length: Count | None  # tokens of prompt and completion; None: what the job's requests need
-    eager: bool
-
-
 class Geometry(Section):
     top_k: Annotated[list[Count], Field(min_length=1)]
     base_rank: Count | None
@@ -361,11 +336,3 @@ class Measures(Section):
     cka: Cka
     gradients: Gradients | None
     behaviour: Behaviour | None
-
-
-class Statistics(Section):
-    """Which comparisons of scores are confirmatory, and how the others' intervals are resampled."""
-
-    family: Literal["base", "compare_with", "all"]
-    resamples: Annotated[int, Field(ge=100)]
-    seed: Seed

@@ -3,7 +3,7 @@
 from typing import Any
 
 from deltageom.fields import Section, Seed
-from deltageom.study.running import Grader
+from deltageom.study.running import Evaluation, Grader, Statistics, Transformers, Vllm
 from deltageom.study.schema import (
     Base,
     Behaviour,
@@ -14,18 +14,14 @@ from deltageom.study.schema import (
     Decontamination,
     Device,
     Dtype,
-    Evaluation,
     Gradients,
     Prompt,
     Reference,
     Rollouts,
     Run,
-    Statistics,
     Teacher,
     Toy,
     Training,
-    Transformers,
-    Vllm,
     World,
 )
 

@@ -14,7 +14,7 @@ from deltageom.display.table_files import read_table, write_table
 from deltageom.errors import UserError
 from deltageom.evaluation import power, scores, statistics
 from deltageom.report.tables.scores import accuracy, comparisons, decontamination, disagreements, graders, pass_at_k
-from deltageom.study.schema import Statistics
+from deltageom.study.running import Statistics
 from deltageom.text import plain
 from tests.evaluation.graded import NO_OVERLAP, STATISTICS, answers
 

@@ -24,7 +24,7 @@ from deltageom.report.tables.scores import (
     pass_at_k,
 )
 from deltageom.report.tables.training import training, training_curves
-from deltageom.study.schema import Statistics
+from deltageom.study.running import Statistics
 from deltageom.study.settings import TableSettings
 
 

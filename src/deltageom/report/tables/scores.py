@@ -14,7 +14,7 @@ from deltageom.errors import UserError
 from deltageom.evaluation import scores, statistics
 from deltageom.evaluation.scores import Comparison, Scores
 from deltageom.grading.records import FAILURES, VERDICTS, case
-from deltageom.study.schema import Statistics
+from deltageom.study.running import Statistics
 from deltageom.text import plain
 
 Graded = Mapping[tuple[str, str], Sequence[Record]]
