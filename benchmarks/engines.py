@@ -115,7 +115,8 @@ def with_lora(folder: Path, given: argparse.Namespace, engine: str) -> Callable[
     from deltageom.generation.generate import complete, requests
     from deltageom.models.load import load_tokenizer
     from deltageom.problems.problem import Problem
-    from deltageom.study.schema import Base, Vllm
+    from deltageom.study.running import Vllm
+    from deltageom.study.schema import Base
 
     base, source = Base.model_validate(_base(given)), str(folder / "base")
     adapter = folder / "adapter"

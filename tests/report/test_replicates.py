@@ -62,6 +62,26 @@ def test_measures_that_are_on_have_their_numbers_there_and_others_none() -> None
     ]
 
 
+def test_trajectories_are_summarised_step_by_step() -> None:
+    """Of the rows of all modules alone, each number once."""
+    draws, rng = [], np.random.default_rng(3)
+    for one in replicated(3)[0]:
+        keys = [(layer, step) for layer in (None, 0) for step in (2, 4)]
+        runs = pd.DataFrame([("sft", *key, *rng.random(2)) for key in keys])
+        runs.columns = pd.Index(["run", "layer", "step", "norm", "cosine_to_end"])
+        pairs = pd.DataFrame([("dpo", "sft", *key, *rng.random(3)) for key in keys])
+        pairs.columns = pd.Index(["a", "b", "layer", "step", "cosine", "norm_a", "norm_b"])
+        draws.append({**one, "trajectory": runs, "trajectory_pairs": pairs})
+    table = replicates_table(draws, None, STATISTICS)
+    values = [one["trajectory_pairs"]["cosine"][1] for one in draws]
+    found = row(table, source="trajectory_pairs", a="dpo", b="sft", step=4, measure="cosine")
+    assert (found["mean"], found["smallest"]) == pytest.approx((np.mean(values), min(values)))
+    assert found["low"] < found["mean"] < found["high"]
+    norm = row(table, source="trajectory", a="sft", step=2, measure="norm")
+    assert norm["mean"] == pytest.approx(np.mean([one["trajectory"]["norm"][0] for one in draws]))
+    assert (table["source"].isin(["trajectory", "trajectory_pairs"])).sum() == 2 * 3
+
+
 def test_differences_are_paired_over_the_draws() -> None:
     draws, tables = replicated(3)
     found = row(tables["replicate_differences"], measure="cosine", x="rft", y="dpo")

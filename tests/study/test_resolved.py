@@ -158,6 +158,19 @@ ONLY_SFT = (
             "training: {snapshots: [2, 4]}\nruns: {x: {method: sft, snapshots: [2, 8]}}",
             ["runs.x.snapshots [2, 8] are of other steps than the [2, 4] of run 'sft'", "same steps, or null"],
         ),
+        (
+            "measures: {trajectory: {}}",
+            ["measures.trajectory holds runs against 'sft'", "keeps none", "measures.trajectory: null"],
+        ),
+        (
+            "measures: {trajectory: {}}\nruns: {sft: {method: sft, snapshots: [2]}}",
+            ["measures.trajectory compares runs", "of 8 runs only 'sft' keeps snapshots", "measures.trajectory: null"],
+        ),
+        (
+            "measures: {trajectory: {}}\ntraining: {snapshots: [2]}\nruns: {sft: {method: sft, snapshots: null}}",
+            ["measures.trajectory holds runs against 'sft'", "keeps none"],
+        ),
+        ("measures: {trajectory: {every: 2}}", ["measures.trajectory.every: unknown key"]),
         ("training: {lora: {target_modules: '('}}", ["training.lora.target_modules", "no regular expression"]),
         ("training: {lora: {target_modules: [self_attn.q_prj]}}", ["'self_attn.q_prj'", "none of base.modules"]),
         ("training: {lora: {target_modules: q_proj}}", ["'q_proj' matches no module", "layers.N.self_attn.q_proj"]),
@@ -189,6 +202,7 @@ def test_sections_that_do_not_fit(root: Path, text: str, says: list[str]) -> Non
         "device: cuda\nexecution: {jobs_per_gpu: 2, tensor_parallel: 2}",  # no vLLM
         "reference: {benchmark: null}\ntraining: {kl_every: null}",
         "runs: {k: {method: kto}, full: {method: sft, adapter: none}}",
+        "training: {snapshots: [2, 64]}\nmeasures: {trajectory: {}}\nruns: {rft: {method: rft, snapshots: null}}",
         "training: {snapshots: [64, 2]}\nruns: {full: {method: sft, adapter: none, snapshots: null}}",
         "training: {snapshots: [2]}\nruns: {x: {method: dpo, match_norm: {run: sft, how: scale}}}",
         "runs: {x: {method: dpo, match_norm: {run: sft, how: stop}}, "

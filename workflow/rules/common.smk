@@ -202,9 +202,9 @@ def folder(files):
     return os.path.dirname(files if isinstance(files, str) else files[0])
 
 
-def runs_after(a):
+def runs_after(a, runs=RUNS):
     """The runs that `a` makes a pair with, so that each pair is measured once."""
-    return RUNS[RUNS.index(a) + 1 :]
+    return runs[runs.index(a) + 1 :]
 
 
 def named(option, paths):

@@ -77,7 +77,7 @@ def table_records(places):
         "measures": [
             f"{places.at(name)}/{record}"
             for name, measure in MEASURES.items()
-            for record in measure.records(measure.of(RUNS, WHOLE_RUNS))
+            for record in measure.records(sorted(measure.takes(STUDY.runs)))
         ],
     }
 

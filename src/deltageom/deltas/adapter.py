@@ -35,7 +35,8 @@ class _Module(NamedTuple):
 
 
 class Adapter:
-    """A LoRA adapter that PEFT saved; see Delta. `base`: the base's folder, where it is known.
+    """A LoRA adapter that PEFT saved; see Delta. `base`: the base's folder, where it is known; `snapshot`: a
+    file whose weights are read in place of the folder's own.
 
     Raises UserError for a folder that is no LoRA adapter's, an update that is not scale * B @ A alone, a damaged
     file, and factors that do not fit together.
@@ -43,11 +44,11 @@ class Adapter:
 
     kind: Literal["adapter", "checkpoint"] = "adapter"
 
-    def __init__(self, folder: Path, base: Path | None = None) -> None:
+    def __init__(self, folder: Path, base: Path | None = None, snapshot: Path | None = None) -> None:
         self.folder = folder
         self._config = LoraConfig(folder)
         self.base_name, self.base_revision = self._config.base_name, self._config.base_revision
-        self._tensors = AdapterTensors(folder)
+        self._tensors = AdapterTensors(folder, snapshot)
         weights = LinearWeights(base) if base else None
         factors, copies = self._sorted_tensors()
         self.notes = [self._note_of_copy(name, target, weights) for name, target in copies.items()]

@@ -180,14 +180,14 @@ class ModelTensors(Tensors):
 
 
 class AdapterTensors(Tensors):
-    """The tensors of an adapter's folder, in one safetensors file or in shards.
+    """The tensors of an adapter's folder, in one safetensors file or in shards; or those of a file `weights` instead.
 
     Raises UserError for a folder without them, for shards of which one is missing, and for two of one name.
     """
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, weights: Path | None = None) -> None:
         found: dict[str, TensorFile] = {}
-        for file in map(TensorFile, _adapter_files(folder)):
+        for file in map(TensorFile, [weights] if weights else _adapter_files(folder)):
             for name in file.names:
                 if name in found:
                     raise UserError(f"{file.path}: {name} is in {found[name].path.name} too")

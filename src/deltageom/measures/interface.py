@@ -21,6 +21,8 @@ if TYPE_CHECKING:
     import pandas as pd
     from matplotlib.figure import Figure
 
+    from deltageom.study.schema import Run
+
     Tables = Mapping[str, pd.DataFrame]
     Draw = Callable[[Tables, str], Figure]
 
@@ -42,10 +44,10 @@ class Measure:
     """A measure, whole.
 
     title: its section in the summary and in the report.
-    records: the files below results/STUDY that its rule leaves for the tables, given the runs' names in sorted order.
+    records: the files below results/STUDY that its rule leaves for the tables, given its runs' names in sorted order.
         The job of `NAME/x.csv` leaves its provenance as `NAME/x`.
     rows: what `deltageom measure NAME` computes: settings, paths by name (--input), the runs' paths by name (--run).
-    build: the tables by name, from the study's folder of results and its runs in the study's order. Columns that hold
+    build: the tables by name, from the study's folder of results and the runs in the study's order. Columns that hold
         text end in `_id` or `_name`, or are named in display/columns.py, which has the integers too; others are floats.
     tables: a caption per table of `build`.
     text: what the summary says in Markdown above the figures.
@@ -54,7 +56,7 @@ class Measure:
     others: its further jobs, those that leave nothing for the tables.
     numbers: of a table the numbers that are taken over replicates: a row each, with `value`, `measure` and what says
         which one it is: a, b, benchmark, layer, k.
-    adapters_only: whether runs without an adapter are left out of all of this.
+    takes: the names of those of the study's runs that it takes, in their order.
     """
 
     title: str
@@ -68,11 +70,7 @@ class Measure:
     settings: type[Section] = Section
     others: Callable[[Sequence[str]], list[str]] = lambda _runs: []
     numbers: Mapping[str, Callable[[pd.DataFrame], pd.DataFrame]] = field(default_factory=dict)
-    adapters_only: bool = False
-
-    def of(self, runs: Iterable[str], whole: Collection[str]) -> list[str]:
-        """The runs that it measures; `whole`: those without an adapter."""
-        return [run for run in runs if not (self.adapters_only and run in whole)]
+    takes: Callable[[Mapping[str, Run]], list[str]] = list
 
     def jobs(self, runs: Sequence[str]) -> list[str]:
         """The names of its jobs, as their provenance records have them."""

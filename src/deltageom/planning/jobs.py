@@ -76,9 +76,8 @@ def _jobs(study: Study) -> Iterator[tuple[str, str]]:
     if study.measures.geometry.base_rank:
         yield from (("base_spectrum", f"base_spectrum/{layer}") for layer in layers)
     yield from (("geometry", f"geometry/{layer}") for layer in layers)
-    whole = [run for run in runs if study.runs[run].training.adapter == "none"]
     for measure in measures.chosen(dict(study.measures)).values():
-        yield from ((record.partition("/")[0], record) for record in measure.jobs(measure.of(runs, whole)))
+        yield from ((record.partition("/")[0], record) for record in measure.jobs(sorted(measure.takes(study.runs))))
     if study.is_replicate():
         yield from (("replicate_tables", "tables"), ("replicate_provenance", "provenance"))
         return

@@ -21,7 +21,7 @@ from deltageom.study.running import Statistics
 Replicates = Sequence[Mapping[str, pd.DataFrame]]
 Scores = Mapping[tuple[str, str], NDArray[np.float64]]
 
-KEYS = ["source", "a", "b", "benchmark", "layer", "measure", "k"]
+KEYS = ["source", "a", "b", "benchmark", "layer", "step", "measure", "k"]
 STATISTICS = ["n", "mean", "sd", "low", "high", "smallest", "largest", "problems_low", "problems_high"]
 DIFFERENCES = ["measure", "benchmark", "x", "y", "n", "difference", "sd", "low", "high", "p", "can_show"]
 ENDING = ("delta_norm", "kl_to_base", "kl_exact", "correct", "mixed_problems", "selected")
@@ -77,6 +77,14 @@ def long_table(tables: Mapping[str, pd.DataFrame]) -> pd.DataFrame:
     for measure in load_all().values():
         parts |= {name: numbers(tables[name]) for name, numbers in measure.numbers.items() if name in tables}
     return pd.concat([part.assign(source=name).reindex(columns=[*KEYS, "value"]) for name, part in parts.items()])
+
+
+def _trajectory(table: pd.DataFrame) -> pd.DataFrame:
+    """The numbers of all modules stacked; a norm stands with its run alone, not with each of its pairs."""
+    whole = table[table["layer"].isna()].rename(columns={"run": "a"})
+    keys = [column for column in KEYS if column in whole]
+    values = [column for column in ("norm", "cosine_to_end", "cosine") if column in whole]
+    return whole.melt(keys, values, "measure")
 
 
 def _compared(replicates: Replicates, reference: str) -> Iterator[tuple[str, str | None, pd.DataFrame]]:

@@ -87,6 +87,7 @@ class Study(Section):
         self._norms_can_be_matched()
         self._gradients_have_their_batches()
         self._snapshots_are_of_the_same_steps()
+        self._trajectories_have_snapshots()
         self._gpus_can_be_shared()
         if self.base.model != TOY_BASE:
             self._needs_no_toy_world()
@@ -268,6 +269,21 @@ class Study(Section):
                     f"runs.{name}.snapshots {own} are of other steps than the {steps} of run {kept[0]!r}: "
                     "runs are compared step by step, so name the same steps, or null"
                 )
+
+    def _trajectories_have_snapshots(self) -> None:
+        if self.measures.trajectory is None:
+            return
+        followed, compare_with = self.with_snapshots(), self.measures.compare_with
+        if compare_with not in followed:
+            raise ValueError(
+                f"measures.trajectory holds runs against {compare_with!r} (measures.compare_with) by their snapshots, "
+                "but that keeps none: name steps in training.snapshots, or set measures.trajectory: null"
+            )
+        if len(followed) == 1:
+            raise ValueError(
+                f"measures.trajectory compares runs by their snapshots, but of {len(self.runs)} runs only "
+                f"{compare_with!r} keeps snapshots: name steps in training.snapshots, or set measures.trajectory: null"
+            )
 
     def _needs_no_toy_world(self) -> None:
         for key, dataset in self.datasets().items():

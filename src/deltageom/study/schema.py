@@ -328,6 +328,10 @@ class Behaviour(Section):
     seed: Seed
 
 
+class Trajectory(Section):
+    """The updates at the steps of `training.snapshots`: nothing to choose."""
+
+
 class Measures(Section):
     compare_with: str  # the run that the others are held against
     geometry: Geometry
@@ -336,3 +340,4 @@ class Measures(Section):
     cka: Cka
     gradients: Gradients | None
     behaviour: Behaviour | None
+    trajectory: Trajectory | None

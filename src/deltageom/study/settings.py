@@ -2,7 +2,7 @@
 
 from typing import Any
 
-from deltageom.fields import Section, Seed
+from deltageom.fields import Count, Section, Seed
 from deltageom.study.running import Evaluation, Grader, Statistics, Transformers, Vllm
 from deltageom.study.schema import (
     Base,
@@ -103,6 +103,12 @@ class HeldOutPathsSettings(Section):
     prompt: Prompt
     base: Base
     device: Device
+
+
+class TrajectorySettings(Section):
+    """What `deltageom measure trajectory` is told."""
+
+    snapshots: list[Count]
 
 
 class HiddenSettings(Section):

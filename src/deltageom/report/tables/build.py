@@ -72,8 +72,8 @@ def collect(
     def of(stage: str) -> Path:
         return shared.get(stage, results)
 
-    runs = {name: settings.runs[name].model_dump(mode="json") for name in settings.order}
-    whole = [name for name, run in settings.runs.items() if run.training.adapter == "none"]
+    ordered = {name: settings.runs[name] for name in settings.order}
+    runs = {name: run.model_dump(mode="json") for name, run in ordered.items()}
     return build_tables(
         runs,
         {name: json.loads((of(f"train/{name}") / "runs" / name / "selection.json").read_text()) for name in runs},
@@ -87,7 +87,7 @@ def collect(
         {
             name: table
             for measure, one in ((name, measures.load(name)) for name in settings.measures)
-            for name, table in one.build(of(measure), one.of(runs, whole)).items()
+            for name, table in one.build(of(measure), one.takes(ordered)).items()
         },
         json.loads((of("decontaminate") / "decontamination" / "report.json").read_text()),
         settings.statistics,
