@@ -75,6 +75,14 @@ def sample(count=3, layers=2, gaps=False):
         "connectivity": (paths, "a b alpha loss n"),
         "held_out_paths": (paths, "a b alpha loss n"),
         "cka": (cka, "a b layer estimator similarity n"),
+        "trajectory": (
+            [(run, None, step, known(rng.uniform(0.1, 1), (run,), step - 1)) for run in runs for step in (1, 4, 64)],
+            "run layer step cosine_to_end",
+        ),
+        "trajectory_pairs": (
+            [(a, b, None, step, rng.uniform(0.1, 1)) for a, b in pairs for step in (1, 4, 64)],
+            "a b layer step cosine",
+        ),
     }
     built = {name: pd.DataFrame(list(rows), columns=c.split()) for name, (rows, c) in frames.items()}
     built["gradients_pairs"] = pd.DataFrame(

@@ -55,7 +55,7 @@ class Measure:
     settings: what the rule passes as --settings.
     others: its further jobs, those that leave nothing for the tables.
     numbers: of a table the numbers that are taken over replicates: a row each, with `value`, `measure` and what says
-        which one it is: a, b, benchmark, layer, k.
+        which one it is: a, b, benchmark, layer, step, k.
     takes: the names of those of the study's runs that it takes, in their order.
     """
 

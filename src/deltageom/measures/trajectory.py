@@ -55,6 +55,14 @@ def trajectories(followed: Mapping[str, pd.DataFrame]) -> dict[str, pd.DataFrame
     }
 
 
+def numbers(table: pd.DataFrame) -> pd.DataFrame:
+    """Of either table those of all modules; a norm is of its run, not of each of its pairs too."""
+    whole = table[table["layer"].isna()].rename(columns={"run": "a"})
+    keys = [column for column in ("a", "b", "step") if column in whole]
+    values = [column for column in ("norm", "cosine_to_end", "cosine") if column in whole]
+    return whole.melt(keys, values, "measure")
+
+
 def of_all_modules(tables: Tables, reference: str) -> tuple[pd.DataFrame, pd.DataFrame]:
     """run, step, cosine: with the reference at the same step, and with the run's own end."""
     from deltageom.display.against import against
@@ -73,6 +81,8 @@ def draw(tables: Tables, reference: str) -> Figure:
 
     with_reference, to_end = of_all_modules(tables, reference)
     look, runs = look_of(tables), list(to_end["run"].unique())
+    if with_reference.empty:
+        return drawing.nothing()
     figure, axes = drawing.panels(2, 2, 3.0, 2.8, legend=1.6)
     parts = ((with_reference, f"with {drawing.label(reference)} at the same step"), (to_end, "with the run's own end"))
     for ax, (frame, what) in zip(axes, parts, strict=True):
@@ -149,5 +159,6 @@ MEASURE = Measure(
     },
     inputs=("a",),
     settings=TrajectorySettings,
+    numbers={"trajectory": numbers, "trajectory_pairs": numbers},
     takes=takes,
 )

@@ -79,14 +79,6 @@ def long_table(tables: Mapping[str, pd.DataFrame]) -> pd.DataFrame:
     return pd.concat([part.assign(source=name).reindex(columns=[*KEYS, "value"]) for name, part in parts.items()])
 
 
-def _trajectory(table: pd.DataFrame) -> pd.DataFrame:
-    """The numbers of all modules stacked; a norm stands with its run alone, not with each of its pairs."""
-    whole = table[table["layer"].isna()].rename(columns={"run": "a"})
-    keys = [column for column in KEYS if column in whole]
-    values = [column for column in ("norm", "cosine_to_end", "cosine") if column in whole]
-    return whole.melt(keys, values, "measure")
-
-
 def _compared(replicates: Replicates, reference: str) -> Iterator[tuple[str, str | None, pd.DataFrame]]:
     """Measure, benchmark, and the values (replicates, runs)."""
     order = [str(run) for run in replicates[0]["training"]["run"]]
