@@ -2,7 +2,7 @@
 
 import json
 from collections.abc import Mapping
-from itertools import combinations
+from itertools import combinations, product
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +10,7 @@ import numpy as np
 import pandas as pd
 
 from deltageom.deltas.delta import Factors
+from deltageom.display.columns import typed
 from deltageom.display.table_files import read_tables, write_table
 from deltageom.files import write_json, write_jsonl
 from deltageom.geometry.aggregate.table import COLUMNS
@@ -108,6 +109,19 @@ def tables(
         STATISTICS,
         "sft",
     )
+
+
+def write_snapshots(folder: Path, steps: tuple[int, ...] = (2, 8)) -> Path:
+    """The study with the trajectory of its pairs; dft is 0 after the first step."""
+    write(folder)
+    rng, rows = np.random.default_rng(5), []
+    for (a, b), layer, step in product(combinations(sorted(RUNS), 2), (None, *range(LAYERS)), steps):
+        zero = step == steps[0] and "dft" in (a, b)
+        norms = [0.0 if step == steps[0] and run == "dft" else rng.random() for run in (a, b)]
+        rows.append((a, b, layer, step, np.nan if zero else rng.uniform(-1, 1), *norms))
+    columns = ["a", "b", "layer", "step", "cosine", "norm_a", "norm_b"]
+    write_table(typed(pd.DataFrame(rows, columns=columns)), folder / "tables", "trajectory_pairs")
+    return folder
 
 
 def provenance(of: Study) -> dict[str, Any]:

@@ -102,6 +102,55 @@ def test_the_slider_moves_every_view(browser: Browser, page: Path, results: Path
     assert browser.number("cka-layer") == row["similarity"].item()
 
 
+def test_the_slider_of_steps_moves_the_cosines(browser: Browser, tmp_path: Path) -> None:
+    folder = made_up.write_snapshots(tmp_path / "steps")
+    path = folder / "report.html"
+    path.write_text(render.page([source.read(folder)]), encoding="utf-8")
+    table = read_table(folder / "tables", "trajectory_pairs")
+
+    def row(step: int, layer: int | None) -> Any:
+        """Of sft and dpo, which stands in the table as dpo and sft."""
+        found = table[(table["a"] == "dpo") & (table["b"] == "sft") & (table["step"] == step)]
+        return found[found["layer"].isna() if layer is None else found["layer"] == layer].iloc[0]
+
+    def cell() -> str:
+        script = "return document.querySelector('#plot-heatmap [aria-selected=true]').getAttribute('aria-label')"
+        return str(browser.js(script))
+
+    browser.open(path, "#pair=sft,dpo&layer=all")
+    assert (browser.text("#step-said"), browser.js("return document.getElementById('step').value")) == ("the end", "2")
+    ended = cell()
+    assert browser.texts("[data-value='step-cosine-all']") == []
+    focus(browser, "#step")
+    assert browser.js("return document.activeElement.labels[0].textContent").startswith("After: the end")
+    press(browser, Keys.ARROW_LEFT)
+    assert browser.js("return document.getElementById('step').getAttribute('aria-valuetext')") == "step 8"
+    assert browser.js("return location.hash") == "#pair=sft,dpo&layer=all&step=8"
+    for layer, name in ((None, "all"), (1, "layer")):
+        if layer is not None:
+            browser.open(path, "#pair=sft,dpo&layer=1&step=8")
+        expected = row(8, layer)
+        assert browser.number(f"step-cosine-{name}") == expected["cosine"]
+        assert browser.number(f"step-ratio-{name}") == pytest.approx(expected["norm_b"] / expected["norm_a"])
+        assert "after step 8: cosine " + f"{expected['cosine']:.3f}".replace("-", "−") in cell()
+    focus(browser, "#step")
+    press(browser, Keys.END)
+    browser.open(path, "#pair=sft,dpo&layer=all")
+    assert cell() == ended
+    browser.open(path, "#pair=sft,dft&layer=all&step=2")  # of an update that is 0
+    assert browser.text("[data-value='step-cosine-all']") == "not available"
+    browser.open(path, "#pair=sft,dpo&layer=all&step=2&measure=left_largest")
+    assert "only cosines are known step by step" in browser.text("#heatmap-said")
+    browser.open(path, "#pair=sft,dpo&layer=all&step=5")  # no such snapshot
+    assert browser.text("#step-said") == "the end"
+
+
+def test_without_snapshots_there_is_no_slider_of_steps(browser: Browser, page: Path) -> None:
+    browser.open(page, "#pair=sft,dpo&layer=all&step=8")
+    assert browser.js("return getComputedStyle(document.getElementById('step-control')).display") == "none"
+    assert browser.texts("[data-value='step-cosine-all']") == []
+
+
 def test_a_click_on_the_heat_map_picks_the_pair(browser: Browser, page: Path, results: Path) -> None:
     browser.open(page)
     cells = browser.driver.find_elements(By.CSS_SELECTOR, "#plot-heatmap [role=gridcell]")

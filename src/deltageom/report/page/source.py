@@ -24,6 +24,7 @@ COLUMNS = {
     **{f"geometry_{level}": ("a", "b", "measure", "k", "value") for level in ("module", "layer", "global")},
     "cka": ("a", "b", "layer", "estimator", "similarity"),
     "connectivity": ("a", "b", "alpha", "loss"),
+    "trajectory_pairs": ("a", "b", "layer", "step", "cosine", "norm_a", "norm_b"),
     "barriers": ("a", "b", "chord", "chord_low", "chord_high"),
 }
 SPECTRA = ["module", "layer", "run", "index", "value"]

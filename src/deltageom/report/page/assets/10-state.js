@@ -1,6 +1,6 @@
 // What is selected, kept in the address after the #, and who is told when it changes.
 
-const state = { study: 0, a: null, b: null, layer: null, measure: 'cosine', kind: null, benchmark: null };
+const state = { study: 0, a: null, b: null, layer: null, step: null, measure: 'cosine', kind: null, benchmark: null };
 const listeners = [];
 
 const study = () => STUDIES[state.study];
@@ -41,7 +41,7 @@ function defaults() {
   const { runs, reference } = study();
   const a = reference ?? runs[0] ?? null;
   const b = runs.find((run) => run !== a) ?? a;
-  return { a, b, layer: null };
+  return { a, b, layer: null, step: null };
 }
 
 function writeHash() {
@@ -49,6 +49,7 @@ function writeHash() {
   if (STUDIES.length > 1) parts.push(`study=${encodeURIComponent(study().name)}`);
   if (state.a !== null) parts.push(`pair=${encodeURIComponent(state.a)},${encodeURIComponent(state.b)}`);
   parts.push(`layer=${state.layer ?? 'all'}`);
+  if (state.step !== null) parts.push(`step=${state.step}`);
   if (state.measure !== 'cosine') parts.push(`measure=${state.measure}`);
   if (state.kind !== null) parts.push(`kind=${encodeURIComponent(state.kind)}`);
   try { window.history.replaceState(null, '', `#${parts.join('&')}`); } catch { /* some viewers forbid it */ }
@@ -64,6 +65,7 @@ function readHash() {
   const pair = (said.pair ?? '').split(',').map(decoded);
   if (pair.length === 2 && pair.every((run) => study().runs.includes(run))) [found.a, found.b] = pair;
   if (/^\d+$/.test(said.layer ?? '')) found.layer = Number(said.layer);
+  if (/^\d+$/.test(said.step ?? '')) found.step = Number(said.step);
   if (MEASURES.some((one) => one.key === said.measure)) found.measure = said.measure;
   if (said.kind) found.kind = decoded(said.kind);
   return found;

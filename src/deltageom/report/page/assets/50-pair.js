@@ -81,7 +81,7 @@ function drawNumbers() {
     const row = pairRow('barriers', {});
     rows.push(line('barrier above the chord, nats per token', 'barrier', row ? shown(row.chord) + between(row.chord_low, row.chord_high) : NONE, row?.chord));
   }
-  body.replaceChildren(...rows);
+  body.replaceChildren(...rows, ...stepRows(line));
   document.querySelectorAll('.layer-name').forEach((one) => { one.textContent = layer === null ? 'layer (move the slider)' : `layer ${layer}`; });
 }
 

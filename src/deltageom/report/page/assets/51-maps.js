@@ -5,7 +5,8 @@ function drawHeatmap() {
   const one = measure();
   const runs = study().order;
   if (!table('geometry_global') || runs.length < 2) return empty(host, runs.length < 2 ? 'One run has no pair.' : 'Not in these results.');
-  const where = state.layer === null ? 'all modules' : `layer ${state.layer}`;
+  const step = one.key === 'cosine' ? stepAt() : null;
+  const where = (state.layer === null ? 'all modules' : `layer ${state.layer}`) + (step === null ? '' : `, after step ${step}`);
   const found = new Map();
   const from = state.layer === null ? table('geometry_global') : table('geometry_layer');
   if (!from) return empty(host, 'The numbers by layer are not in these results.');
@@ -17,13 +18,14 @@ function drawHeatmap() {
       found.set(`${a} ${b}`, from.value('value', row)).set(`${b} ${a}`, from.value('value', row));
     }
   }
+  const shownOf = step === null ? found : cosinesAt(step);
   grid(host, {
     rows: runs,
     columns: runs,
     label: `${one.label} of every two updates, ${where}; choose a cell to select the pair`,
     cell: (r, c) => {
       if (r === c) return null;
-      const value = found.get(`${runs[r]} ${runs[c]}`) ?? null;
+      const value = shownOf.get(`${runs[r]} ${runs[c]}`) ?? null;
       return {
         fill: tint(one.scale, one.range, value),
         text: brief(value, one.unit),
@@ -34,7 +36,8 @@ function drawHeatmap() {
     choose: (r, c) => select({ a: runs[r], b: runs[c] }),
   });
   key($('key-heatmap'), one.scale, one.range, one.unit);
-  $('heatmap-said').textContent = `${one.label}, ${where}. ${one.says}`;
+  const ends = step === null && stepAt() !== null ? ' At the end: only cosines are known step by step.' : '';
+  $('heatmap-said').textContent = `${one.label}, ${where}. ${one.says}${ends}`;
   return null;
 }
 

@@ -1,6 +1,6 @@
 // Wiring: controls to the selection, the selection to the views, the theme, and what is drawn when.
 
-const AT_ONCE = [drawReference, drawPicker, drawAccuracy, drawNumbers, drawHeatmap, drawMap];
+const AT_ONCE = [drawReference, drawPicker, drawSteps, drawAccuracy, drawNumbers, drawHeatmap, drawMap];
 const AFTERWARDS = [drawLayers, drawModules, drawSpectra, drawCurves, drawSamples, drawFiles];
 let unpacked = false;
 
@@ -11,6 +11,7 @@ function drawAll() {
 
 const later = (draw) => () => { if (unpacked) draw(); };
 onSelect(['a', 'b', 'layer', 'measure'], () => { drawPicker(); drawNumbers(); drawHeatmap(); });
+onSelect(['step'], () => { drawSteps(); drawNumbers(); drawHeatmap(); });
 onSelect(['a', 'b'], drawMap);
 onSelect(['a', 'b', 'layer'], later(drawLayers));
 onSelect(['a', 'b', 'layer', 'measure', 'kind'], later(drawModules));
@@ -24,6 +25,7 @@ function wire() {
   $('measure').addEventListener('change', (event) => select({ measure: event.target.value }));
   $('kind').addEventListener('change', (event) => select({ kind: event.target.value }));
   $('layer').addEventListener('input', (event) => select({ layer: Number(event.target.value) < 0 ? null : layers()[Number(event.target.value)] }));
+  $('step').addEventListener('input', (event) => select({ step: steps()[Number(event.target.value)] ?? null }));
   $('benchmark').addEventListener('change', (event) => { state.benchmark = event.target.value; drawTests(); });
   const studies = $('study');
   if (studies) {
