@@ -11,8 +11,8 @@ from deltageom.hardware import memory
 from deltageom.methods import interface
 from deltageom.models.load import load_tokenizer
 from deltageom.study.settings import GradientSettings, TrainSettings
-from deltageom.training import launch, lora, rows
-from deltageom.training.train import MEMORY_KEYS, Execution, Paths, build_trainer, check_memory, write_model
+from deltageom.training import launch, lora, rows, saving
+from deltageom.training.train import MEMORY_KEYS, Execution, Paths, build_trainer, check_memory
 
 
 class _Gradients(TrainerCallback):
@@ -54,7 +54,7 @@ def write(settings: GradientSettings, paths: Paths) -> None:
     with memory.out_of_memory(f"run {run.run!r}", MEMORY_KEYS):
         trainer.train()
     _descend(trainer.model, gradients)
-    write_model(trainer, paths)
+    saving.write_model(trainer, paths.output, paths.scratch)
 
 
 def _standing_still(settings: GradientSettings) -> TrainSettings:
@@ -67,6 +67,7 @@ def _standing_still(settings: GradientSettings) -> TrainSettings:
         "max_grad_norm": math.inf,
         "kl_every": None,
         "match_norm": None,
+        "snapshots": None,
     }
     told = {name: getattr(settings, name) for name in TrainSettings.model_fields}
     return TrainSettings.model_construct(**told | {"training": settings.training.model_copy(update=still)})
