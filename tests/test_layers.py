@@ -13,7 +13,7 @@ LAYERS = (
     ("study",),
     ("hardware", "jobs", "deltas"),
     ("grading", "geometry"),
-    ("problems", "models"),
+    ("problems", "models", "derived"),
     ("generation", "toy", "display"),
     ("rollouts", "training", "evaluation"),
     ("measures",),

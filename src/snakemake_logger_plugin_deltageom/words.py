@@ -18,6 +18,7 @@ DONE = {
     "train": "trained {run}",
     "train_whole": "trained {run}, every weight",
     "train_with_snapshots": "trained {run}",
+    "derive": "derived {run}",
     "evaluate": "answered the benchmarks with {model}",
     "grade": "graded the answers of {model}",
     "hidden_states": "recorded the hidden states of {model}",

@@ -106,7 +106,8 @@ onstart:
 
 RESULTS = f"results/{STUDY.study}"
 # Sorted: the order of keys in a study's file changes no job. Reports alone keep the study's order.
-RUNS = sorted(STUDY.runs)
+RUNS = sorted(STUDY.all_runs())
+TRAINED = sorted(STUDY.runs)
 MODELS = ["base", *RUNS]
 BENCHMARKS = sorted(STUDY.benchmarks)
 ALL_MODULES = STUDY.modules()
@@ -118,7 +119,7 @@ MEASURES = measures.chosen(dict(STUDY.measures))
 MEASURE_CODE = [f"measures.{name}" for name in MEASURES]
 
 # Runs without an adapter: their delta is a difference of whole models.
-WHOLE_RUNS = [run for run in RUNS if STUDY.runs[run].training.adapter == "none"]
+WHOLE_RUNS = [run for run in TRAINED if STUDY.runs[run].training.adapter == "none"]
 
 # Runs that keep their adapter as it was after each of these steps.
 SNAPSHOT_RUNS = sorted(STUDY.with_snapshots())
@@ -169,7 +170,9 @@ def code(command, *found_by_name):
 
     `found_by_name`: modules that the command looks up at run time.
     """
-    package = "cli" if command in ("grade", "report") else "cli.jobs"  # for people, too
+    package = (
+        "cli" if command in ("derive", "grade", "report") else "cli.jobs"
+    )  # for people, too
     files = sources.digests(f"{package}.{command.replace('-', '_')}", *found_by_name)
     return [f"{file} {digest}" for file, digest in files.items()]
 

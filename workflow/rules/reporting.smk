@@ -1,7 +1,9 @@
 # What the report shows, and what its rules read.
 # What only a study of several replicates has.
 REPLICATE_TABLES = list(results.REPLICATES) if len(REPLICATES) > 1 else []
-REPORTED_TABLES = results.tables(MEASURES)
+REPORTED_TABLES = results.tables(MEASURES) | (
+    results.DERIVED if STUDY.derived else {}
+)
 REPORTED_FIGURES = results.figures(f"``{STUDY.measures.compare_with}``", MEASURES)
 if len(REPLICATES) > 1:
     REPORTED_FIGURES |= results.REPLICATE_FIGURES
@@ -70,14 +72,14 @@ def table_records(places):
     """What the tables of a replicate are made from."""
     return {
         "selections": [f"{places.run(run)}/selection.json" for run in RUNS],
-        "metrics": [f"{places.run(run)}/metrics.parquet" for run in RUNS],
+        "metrics": [f"{places.run(run)}/metrics.parquet" for run in TRAINED],
         "evaluations": graded_of(places),
         "decontamination": places.decontamination("report.json"),
         "geometry": [places.geometry(module) for module in ALL_MODULES],
         "measures": [
             f"{places.at(name)}/{record}"
             for name, measure in MEASURES.items()
-            for record in measure.records(sorted(measure.takes(STUDY.runs)))
+            for record in measure.records(sorted(measure.takes(STUDY.with_derived())))
         ],
     }
 
@@ -91,7 +93,7 @@ def graded_of(places):
 def table_settings(study):
     return settings(
         runs={name: run.model_dump(mode="json") for name, run in study.runs.items()},
-        order=list(study.runs),
+        order=study.all_runs(),
         benchmarks=BENCHMARKS,
         modules=ALL_MODULES,
         measures=list(MEASURES),

@@ -56,7 +56,7 @@ rule train:
         "results/{owner}/benchmarks/train/{run}.tsv"
     wildcard_constraints:
         owner=owners("train"),
-        run=any_of(run for run in RUNS if run not in (*WHOLE_RUNS, *SNAPSHOT_RUNS)),
+        run=any_of(run for run in TRAINED if run not in (*WHOLE_RUNS, *SNAPSHOT_RUNS)),
     conda:
         ENVIRONMENT
     threads: 1 if GPUS else STUDY.execution.processes

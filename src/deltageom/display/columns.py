@@ -13,7 +13,20 @@ MATRIX_KEY = "(run)"  # first column of cosine_matrix; no run can have this name
 TEXT = frozenset(
     {"model", "benchmark", "module", "run", "a", "b", "method", "options", "estimator", "reason", "unit", MATRIX_KEY}
     | {"metric", "measure", "adapter", "schedule", "reduction", "match_norm", "order", "stopped"}
-    | {"source", "x", "y", "interval", "test", "problem_id", "gold", "extracted", "failure", "overlap"}
+    | {
+        "source",
+        "x",
+        "y",
+        "interval",
+        "test",
+        "problem_id",
+        "gold",
+        "extracted",
+        "failure",
+        "overlap",
+        "recipe",
+        "parent",
+    }
 )
 INTEGER = frozenset(
     {"n", "samples", "sample", "correct", "only_a", "only_b", *COUNTS}

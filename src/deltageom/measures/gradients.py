@@ -153,5 +153,5 @@ MEASURE = Measure(
     # the gradients themselves, which no table reads
     others=lambda runs: [f"base_gradient/{run}" for run in runs],
     numbers={"gradients": of_runs, "gradients_pairs": of_pairs},
-    takes=lambda runs: [name for name, run in runs.items() if run.training.adapter == "lora"],
+    takes=lambda runs: [name for name, run in runs.items() if run and run.training.adapter == "lora"],
 )

@@ -56,7 +56,7 @@ class Measure:
     others: its further jobs, those that leave nothing for the tables.
     numbers: of a table the numbers that are taken over replicates: a row each, with `value`, `measure` and what says
         which one it is: a, b, benchmark, layer, step, k.
-    takes: the names of those of the study's runs that it takes, in their order.
+    takes: the names of those of the study's runs that it takes, in their order; a derived run has no training (None).
     """
 
     title: str
@@ -70,7 +70,7 @@ class Measure:
     settings: type[Section] = Section
     others: Callable[[Sequence[str]], list[str]] = lambda _runs: []
     numbers: Mapping[str, Callable[[pd.DataFrame], pd.DataFrame]] = field(default_factory=dict)
-    takes: Callable[[Mapping[str, Run]], list[str]] = list
+    takes: Callable[[Mapping[str, Run | None]], list[str]] = list
 
     def jobs(self, runs: Sequence[str]) -> list[str]:
         """The names of its jobs, as their provenance records have them."""

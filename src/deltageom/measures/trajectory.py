@@ -21,8 +21,8 @@ OF_RUN = ["run", "layer", "step", "norm", "cosine_to_end"]
 OF_PAIR = ["a", "b", "layer", "step", "cosine", "norm_a", "norm_b"]
 
 
-def takes(runs: Mapping[str, Run]) -> list[str]:
-    return [name for name, run in runs.items() if run.training.snapshots]
+def takes(runs: Mapping[str, Run | None]) -> list[str]:
+    return [name for name, run in runs.items() if run and run.training.snapshots]
 
 
 def rows(settings: TrajectorySettings, inputs: Mapping[str, Path], runs: Mapping[str, Path]) -> list[Row]:

@@ -7,6 +7,7 @@ from typing import Any
 from deltageom.hardware import memory
 from deltageom.planning.work import RunWork, Sampling
 from deltageom.study import base_config
+from deltageom.study.derived.check import ranks_of
 from deltageom.study.resolved import Study
 from deltageom.study.schema import TOY_BASE
 
@@ -21,7 +22,7 @@ def results(study: Study, asked: list[Sampling], runs: list[RunWork], root: Path
     tokens = {one.what: one.tokens for one in asked}
     rollouts = tokens.pop("rollouts", 0)
     answers = None if None in tokens.values() else sum(count or 0 for count in tokens.values())
-    weights = [run_bytes(study, one.run, root) for one in runs]
+    weights = [run_bytes(study, run, root) for run in (*(one.run for one in runs), *study.derived)]
     known = [one for one in weights if one is not None]
     kept = {name: 1 + len(run.training.snapshots or []) for name, run in study.runs.items()}
     every_kept = sum(kept[one.run] * (size or 0) for one, size in zip(runs, weights, strict=True))
@@ -36,10 +37,14 @@ def results(study: Study, asked: list[Sampling], runs: list[RunWork], root: Path
 
 
 def run_bytes(study: Study, run: str, root: Path = Path()) -> int | None:
-    """Of a run's adapter or whole model in float32; None where the base's sizes are not known."""
-    found, training = base_sizes(study, root), study.runs[run].training
+    """Of a run's adapter or whole model in float32, of a derived run at most; None if the base's sizes are unknown."""
+    found = base_sizes(study, root)
     if found is None:
         return None
+    if run in study.derived:
+        rank = ranks_of(study.derived, study.ranks())[run]
+        return 4 * memory.adapter_bytes(found, rank, study.modules()) // memory.OPTIMISED
+    training = study.runs[run].training
     if training.adapter == "none":
         return 4 * found.parameters()
     targets = training.lora.targets(study.base)

@@ -56,7 +56,7 @@ def _train(training: Training) -> str:
 
 
 def _jobs(study: Study) -> Iterator[tuple[str, str]]:
-    runs, imported = sorted(study.runs), study.rollouts.file is not None
+    runs, imported = sorted(study.all_runs()), study.rollouts.file is not None
     models = ["base", *runs]
     layers = list(dict.fromkeys(module.split(".")[1] for module in study.modules()))
     yield from (("problems", f"problems/{name}") for name in ("train", *study.benchmarks))
@@ -70,14 +70,15 @@ def _jobs(study: Study) -> Iterator[tuple[str, str]]:
     yield "reward", "reward"
     if needs_reference(study):
         yield "reference", "reference"
-    for run in runs:
+    for run in sorted(study.runs):
         yield _train(study.runs[run].training), f"train/{run}"
+    yield from (("derive", f"derive/{run}") for run in sorted(study.derived))
     yield from ((rule, f"{rule}/{model}") for rule in ("evaluate", "grade") for model in models)
     if study.measures.geometry.base_rank:
         yield from (("base_spectrum", f"base_spectrum/{layer}") for layer in layers)
     yield from (("geometry", f"geometry/{layer}") for layer in layers)
     for measure in measures.chosen(dict(study.measures)).values():
-        yield from ((record.partition("/")[0], record) for record in measure.jobs(sorted(measure.takes(study.runs))))
+        yield from ((record.partition("/")[0], record) for record in measure.jobs(sorted(measure.takes(study.with_derived()))))
     if study.is_replicate():
         yield from (("replicate_tables", "tables"), ("replicate_provenance", "provenance"))
         return

@@ -45,7 +45,10 @@ class Plan:
 def show(plan: Plan) -> None:
     out = console()
     study = plan.study
-    out.print(f"Study {escape(study.study)}: {len(plan.jobs)} jobs, {len(study.runs)} runs, device {study.device}")
+    derived = f" and {len(study.derived)} derived" if study.derived else ""
+    out.print(
+        f"Study {escape(study.study)}: {len(plan.jobs)} jobs, {len(study.runs)} runs{derived}, device {study.device}"
+    )
     out.print(_rules(plan))
     out.print(_generation(plan), _training(plan), sep="\n")
     if study.replicates.count > 1:

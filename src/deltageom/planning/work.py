@@ -53,7 +53,7 @@ def generation(study: Study, counts: Mapping[str, int | None], mean_tokens: int 
 
     `mean_tokens` of a completion, as the user knows them, in place of the most that the study allows.
     """
-    models = len(study.runs) + 1
+    models = len(study.all_runs()) + 1
     asked = [] if study.rollouts.file else [_sampling("rollouts", counts["train"], study.rollouts, 1, mean_tokens)]
     return asked + [
         _sampling(f"{name}, {models} models", counts[name], benchmark.decoding, models, mean_tokens)

@@ -13,7 +13,7 @@ from deltageom.report.summary_geometry import geometry
 from deltageom.report.summary_replicates import replicates
 from deltageom.report.summary_scores import accuracy, answered, decoding, graded_by, overlap
 from deltageom.report.tables.geometry import count_modules
-from deltageom.report.tables.training import LORA
+from deltageom.report.tables.training import LORA, trained
 from deltageom.text import escape
 
 Tables = Mapping[str, pd.DataFrame]
@@ -27,12 +27,14 @@ ENDING += ["kl_to_base", "kl_to_base_se", "kl_exact", "kl_exact_se"]
 def details(study: Mapping[str, Any], tables: Tables, figures: Sequence[str]) -> str:
     """Markdown. `study` is the resolved study, `tables` those of `build_tables`, `figures` the names of the
     drawn ones, embedded as figures/<name>.png."""
-    captions = _captions(study, tables)
+    trainings = {**tables, "training": trained(tables["training"])}
+    captions = _captions(study, trainings)
     over = [("Over the replicates", replicates(study, tables), ("replicates",))] if "replicates" in tables else []
     sections = [
         *over,
-        ("What was compared", _compared(study, tables), ()),
-        ("Training", _training(tables), ("training_curves",)),
+        ("What was compared", _compared(study, trainings), ()),
+        ("Training", _training(trainings), ("training_curves",)),
+        *([("Derived runs", _derived(tables), ())] if "derived" in tables else []),
         ("Accuracy", accuracy(study, tables), ("accuracy",)),
         ("Weight updates", geometry(study, tables), OF_GEOMETRY),
         *((one.title, one.text(study, tables), tuple(one.figures)) for one in _measures(study).values()),
@@ -115,6 +117,22 @@ def _training(tables: Tables) -> str:
     if (training["adapter"] == "none").any():
         text.append("A run without an adapter has no delta norm here: it is not followed where every weight trains.")
     return "\n\n".join([*text, *_without_weight(tables["training_curves"])])
+
+
+def _derived(tables: Tables) -> str:
+    """The table `derived`, and of `comparisons` the pairs of a derived run and one of its parents."""
+    table, pairs = tables["derived"], tables["comparisons"]
+    related = {frozenset(pair) for pair in zip(table["run"], table["parent"], strict=True)}
+    of_parents = [frozenset(pair) in related for pair in zip(pairs["a"], pairs["b"], strict=True)]
+    text = [
+        "These runs were not trained: each is computed from the weight updates of others, its parents. The cosine is "
+        "of its update with a parent's, all modules stacked.",
+        markdown(readable(table)),
+        "Accuracy of a less that of b for each derived run and parent, with the 95 % interval and the p-value of the "
+        "paired test, not corrected; tables/comparisons.csv has the corrections.",
+        markdown(readable(pairs.loc[of_parents, ["benchmark", "a", "b", "difference", "low", "high", "p"]])),
+    ]
+    return "\n\n".join(text)
 
 
 def _without_weight(curves: pd.DataFrame) -> list[str]:

@@ -95,6 +95,14 @@ _FIGURES = {
     "training_curves": _TABLES["training_curves"],
 }
 
+DERIVED = {
+    "derived": Result(
+        "Derived runs",
+        "Each derived run beside every run that it was made from: its recipe, both norms, and the cosine of the two "
+        "weight updates. The differences of their accuracies, with interval and paired test, are in ``comparisons``.",
+    ),
+}
+
 REPLICATES = {
     "replicates": Result(
         "Replicates",

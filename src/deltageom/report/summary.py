@@ -55,7 +55,7 @@ def _accuracies(tables: Tables) -> pd.DataFrame:
 
 def _measured(study: Mapping[str, Any], tables: Tables) -> str:
     reference, training = escape(study["measures"]["compare_with"]), tables["training"]
-    seeds = ", ".join(cell(seed) for seed in training["seed"].unique())
+    seeds = ", ".join(cell(seed) for seed in training["seed"].dropna().unique())
     k = study["measures"]["geometry"]["top_k"][-1]
     text = (
         f"Against {reference}, {count_modules(tables)} modules together: cosine and orthogonal part of the stacked "

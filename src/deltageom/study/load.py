@@ -124,6 +124,8 @@ def _resolve(name: Any, layers: list[Layer]) -> Study:
             ),
         )
     )
+    derived = {key: value for key, value in tree["derived"].items() if value is not None}
+    tree["derived"] = dict(sorted(derived.items(), key=lambda item: str(item[0])))
     try:
         return Study.model_validate(tree)
     except ValidationError as error:

@@ -76,13 +76,13 @@ class Places:
         return ["--base", self.model("base"), *(["--revision", revision] if revision else [])]
 
     def run(self, name: str) -> str:
-        return f"{self.at(f'train/{name}')}/runs/{name}"
+        return f"{self.at(sharing.run_stage(self.study, name))}/runs/{name}"
 
     def adapter(self, run: str) -> list[str]:
         """The files of a run's adapter, or of its whole model where it has none; none for the base."""
         if run == "base":
             return []
-        whole = self.study.runs[run].training.adapter == "none"
+        whole = run in self.study.runs and self.study.runs[run].training.adapter == "none"
         return [f"{self.run(run)}/{file}" for file in (CHECKPOINT_FILES if whole else ADAPTER_FILES)]
 
     def snapshots(self, run: str) -> list[str]:

@@ -5,10 +5,12 @@ Nothing here may import more than pydantic, for the Snakemake process reads it o
 
 from typing import Any
 
-from pydantic import field_validator, model_validator
+from pydantic import Field, SerializerFunctionWrapHandler, field_validator, model_serializer, model_validator
 
 from deltageom.fields import NAME, Section
 from deltageom.methods import interface as methods
+from deltageom.study.derived.check import check
+from deltageom.study.derived.recipe import Recipe
 from deltageom.study.running import Evaluation, Execution, Grading, Replicates, Statistics, Transformers, Vllm
 from deltageom.study.schema import (
     TOY_BASE,
@@ -43,7 +45,8 @@ class Study(Section):
     rollouts: Rollouts
     reference: Reference
     execution: Execution
-    runs: dict[str, Run]
+    runs: dict[str, Run]  # those that are trained
+    derived: dict[str, Recipe] = Field(default_factory=dict)  # those that are computed from them
     benchmarks: dict[str, Benchmark]
     evaluation: Evaluation
     transformers: Transformers
@@ -68,9 +71,10 @@ class Study(Section):
 
     @model_validator(mode="after")
     def refers_to_what_exists(self) -> "Study":
-        if self.measures.compare_with not in self.runs:
+        if self.measures.compare_with not in self.all_runs():
             raise ValueError(
-                f"measures.compare_with {self.measures.compare_with!r} is none of the runs: {', '.join(self.runs)}"
+                f"measures.compare_with {self.measures.compare_with!r} is none of the runs: "
+                f"{', '.join(self.all_runs())}"
             )
         for key, section in self.measures:
             benchmark = getattr(section, "benchmark", None)
@@ -88,10 +92,31 @@ class Study(Section):
         self._gradients_have_their_batches()
         self._snapshots_are_of_the_same_steps()
         self._trajectories_have_snapshots()
+        check(self.derived, self.ranks(), {int(module.split(".")[1]) for module in self.modules()})
         self._gpus_can_be_shared()
         if self.base.model != TOY_BASE:
             self._needs_no_toy_world()
         return self
+
+    @model_serializer(mode="wrap")
+    def as_written(self, handler: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        """Without `derived` where there are none, so that nothing that is told of such a study changes."""
+        plain: dict[str, Any] = handler(self)
+        return {key: value for key, value in plain.items() if value or key != "derived"}
+
+    def all_runs(self) -> list[str]:
+        """Every run that has an update, the trained ones before the derived ones."""
+        return [*self.runs, *self.derived]
+
+    def with_derived(self) -> dict[str, Run | None]:
+        """The same with their trainings; a derived run has none."""
+        return {name: self.runs.get(name) for name in self.all_runs()}
+
+    def ranks(self) -> dict[str, int | None]:
+        """Of each trained run's adapter; None for a run without one."""
+        return {
+            name: run.training.lora.rank if run.training.adapter == "lora" else None for name, run in self.runs.items()
+        }
 
     def is_replicate(self) -> bool:
         """Whether this is one of a study's further replicates, see replicates.py: no study has a / in its name."""
@@ -187,7 +212,7 @@ class Study(Section):
             )
 
     def _ranks_are_enough(self) -> None:
-        ranks = {name: run.training.lora.rank for name, run in self.runs.items() if run.training.adapter == "lora"}
+        ranks = {name: rank for name, rank in self.ranks().items() if rank is not None}
         if not ranks:
             return
         smallest = min(ranks, key=lambda name: ranks[name])

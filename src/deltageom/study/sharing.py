@@ -81,6 +81,11 @@ def stages(study: Study) -> dict[str, Stage]:
     return {**_data(study), **_trained(study), **_measured(study)}
 
 
+def run_stage(study: Study, run: str) -> str:
+    """The stage that makes a run's files."""
+    return f"derive/{run}" if run in study.derived else f"train/{run}"
+
+
 def trained_on(study: Study) -> str:
     """The stage whose problems are sampled and trained on."""
     # where overlaps are only counted, a new benchmark is no reason to sample the training problems again
@@ -148,7 +153,7 @@ def _dropping(study: Study, name: str, dataset: Dataset) -> Grader | None:
 
 
 def _trained(study: Study) -> dict[str, Stage]:
-    """Each run, its answers and what these are graded as."""
+    """Each run, trained or derived, its answers and what these are graded as."""
     base = _base(study)
     held_out = (f"problems/{study.reference.benchmark}",) if study.reference.benchmark else ()
     found = {}
@@ -166,6 +171,9 @@ def _trained(study: Study) -> dict[str, Stage]:
         reference = ("reference",) if _reads_reference(study, name) else ()
         match = (f"train/{run.training.match_norm.run}",) if run.training.match_norm else ()
         found[f"train/{name}"] = Stage(told, (*base, "reward", *reference, *match))
+    for name, recipe in study.derived.items():
+        operands = tuple(run_stage(study, other) for other in recipe.operands())
+        found[f"derive/{name}"] = Stage(settings(recipe), operands)
     answered = settings(
         evaluation=study.evaluation,
         decodings={name: of.decoding.model_dump(mode="json") for name, of in study.benchmarks.items()},
@@ -175,8 +183,8 @@ def _trained(study: Study) -> dict[str, Stage]:
         transformers=_transformers(study, study.evaluation.engine),
         vllm=study.vllm,
     )
-    for model in ("base", *study.runs):
-        adapter = () if model == "base" else (f"train/{model}",)
+    for model in ("base", *study.all_runs()):
+        adapter = () if model == "base" else (run_stage(study, model),)
         found[f"evaluate/{model}"] = Stage(answered, (*base, *adapter, *_problems(study)))
         found[f"grade/{model}"] = Stage(settings(primary=study.grading.primary), (f"evaluate/{model}",))
     return found
@@ -189,7 +197,7 @@ def _reads_reference(study: Study, run: str) -> bool:
 def _measured(study: Study) -> dict[str, Stage]:
     """The geometry, hidden states, and each measure of `measures`: these read what they like of all that is above."""
     base, rank, modules = _base(study), study.measures.geometry.base_rank, study.modules()
-    runs = tuple(f"train/{run}" for run in sorted(study.runs))
+    runs = tuple(run_stage(study, run) for run in sorted(study.all_runs()))
     spectrum = ("base_spectrum",) if rank else ()
     common = {"prompt": study.prompt, "base": study.base, "device": study.device}
     cka = study.measures.cka
@@ -200,8 +208,8 @@ def _measured(study: Study) -> dict[str, Stage]:
     }
     if rank:
         found["base_spectrum"] = Stage(settings(base=study.base, rank=rank, modules=modules), base)
-    for run in study.runs:
-        needs = (*base, f"train/{run}", f"problems/{cka.benchmark}")
+    for run in study.all_runs():
+        needs = (*base, run_stage(study, run), f"problems/{cka.benchmark}")
         found[f"hidden_states/{run}"] = Stage(settings(cka=cka, **common), needs)
     above = (*_data(study), *_trained(study), *found)
     for name, section in study.measures:

@@ -15,6 +15,7 @@ from deltageom.report.page.measures import MEASURES, names_of_level
 from deltageom.report.page.samples import samples
 from deltageom.report.page.source import Source
 from deltageom.report.summary_replicates import paper_beside
+from deltageom.report.tables.training import DERIVED
 
 Data = dict[str, Any]
 
@@ -49,7 +50,10 @@ def at_once(source: Source) -> Data:
         "replicates": source.settings["replicates"]["count"] if source.settings else 1,
         "missing": list(source.missing),
         **_tables({name: frame for name, frame in source.tables.items() if _at_once(name, frame)}),
-        "captions": {name: one.caption for name, one in {**results.tables(load_all()), **results.REPLICATES}.items()},
+        "captions": {
+            name: one.caption
+            for name, one in {**results.tables(load_all()), **results.DERIVED, **results.REPLICATES}.items()
+        },
     }
 
 
@@ -68,7 +72,8 @@ def _runs(source: Source) -> dict[str, str]:
         table = source.tables["training"]
         return dict(zip(table["run"], table["method"], strict=True))
     if source.settings:
-        return {name: run["method"] for name, run in source.settings["runs"].items()}
+        trained = {name: run["method"] for name, run in source.settings["runs"].items()}
+        return trained | dict.fromkeys(source.settings.get("derived", {}), DERIVED)
     for name, column in (("geometry_global", "a"), ("training_curves", "run")):
         if name in source.tables:
             return {run: run for run in dict.fromkeys(source.tables[name][column])}

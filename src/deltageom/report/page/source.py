@@ -127,7 +127,7 @@ def _place(folder: Path, provenance: Mapping[str, Any] | None, job: str) -> Path
 def _geometry(folder: Path, provenance: Mapping[str, Any] | None) -> list[dict[str, Any]]:
     jobs = [job for job in (provenance["jobs"] if provenance else {}) if job.startswith("geometry/")]
     places = {_place(folder, provenance, job) for job in jobs} or {folder}
-    runs = set(provenance["settings"]["runs"]) if provenance else None
+    runs = set(_runs(provenance["settings"])) if provenance else None
     records = []
     for place in sorted(places):
         for path in (place / "geometry").glob("*.json"):
@@ -146,7 +146,7 @@ def _graded(folder: Path, provenance: Mapping[str, Any] | None) -> dict[tuple[st
         settings = provenance["settings"]
         paths = {
             (model, benchmark): _place(folder, provenance, f"grade/{model}") / "graded" / model / f"{benchmark}.jsonl"
-            for model in ("base", *settings["runs"])
+            for model in ("base", *_runs(settings))
             for benchmark in settings["benchmarks"]
         }
     return {key: path for key, path in paths.items() if path.is_file()}
@@ -167,6 +167,11 @@ def _replicates(folder: Path) -> list[pd.DataFrame]:
     return found
 
 
+def _runs(settings: Mapping[str, Any]) -> list[str]:
+    """Those that were trained and those that were derived from them."""
+    return [*settings["runs"], *settings.get("derived", {})]
+
+
 def _number(path: Path) -> int:
     return int(path.name)
 
@@ -181,7 +186,7 @@ def _missing(
     if provenance is None:
         found.append("provenance.json (settings, versions, machines; the answer in sentences needs it)")
     wanted = provenance["settings"]["benchmarks"] if provenance else {}
-    models = ["base", *provenance["settings"]["runs"]] if provenance else []
+    models = ["base", *_runs(provenance["settings"])] if provenance else []
     lacking = [f"graded/{m}/{b}.jsonl" for m in models for b in wanted if (m, b) not in graded]
     if lacking or not graded:
         some = f"{lacking[0]} and {len(lacking) - 1} more" if len(lacking) > 1 else (lacking or ["graded/"])[0]

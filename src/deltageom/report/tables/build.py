@@ -13,6 +13,7 @@ import pandas as pd
 from deltageom.display.columns import Record
 from deltageom.files import read_jsonl
 from deltageom.measures import interface as measures
+from deltageom.report.tables.derived import derived
 from deltageom.report.tables.geometry import cosine_matrix, geometry_tables
 from deltageom.report.tables.scores import (
     Graded,
@@ -39,11 +40,13 @@ def build_tables(
     statistics: Statistics,
     reference: str,
 ) -> dict[str, pd.DataFrame]:
-    """Every table by name, from the arguments of the functions below; `runs` are the study's, in its order.
+    """Every table by name, from the arguments of the functions below; `runs` are the study's in its order, if trained.
 
+    `selections` are of all runs; one that is not among `runs` is derived, and only a study with such has `derived`.
     Those of the geometry are `aggregate.table.numbers`, one row per number; `measured` are the measures' own, by name;
     `overlap` is the decontamination's report.
     """
+    order = [*runs, *(name for name in selections if name not in runs)]
     tables = {
         "training": training(runs, selections),
         "training_curves": training_curves({run: metrics[run] for run in runs if run in metrics}),
@@ -56,7 +59,9 @@ def build_tables(
         **geometry_tables(modules, runs),
         **measured,
     }
-    tables["cosine_matrix"] = cosine_matrix(tables["geometry_global"], list(runs))
+    tables["cosine_matrix"] = cosine_matrix(tables["geometry_global"], order)
+    if len(order) > len(runs):
+        tables["derived"] = derived(selections, tables["geometry_global"])
     return tables
 
 
@@ -72,15 +77,17 @@ def collect(
     def of(stage: str) -> Path:
         return shared.get(stage, results)
 
-    ordered = {name: settings.runs[name] for name in settings.order}
-    runs = {name: run.model_dump(mode="json") for name, run in ordered.items()}
+    ordered = {name: settings.runs.get(name) for name in settings.order}
+    made_by = {name: of(f"{'train' if name in settings.runs else 'derive'}/{name}") for name in settings.order}
+    folders = {name: results / "runs" / name for name, results in made_by.items()}
+    runs = {name: settings.runs[name].model_dump(mode="json") for name in settings.order if name in settings.runs}
     return build_tables(
         runs,
-        {name: json.loads((of(f"train/{name}") / "runs" / name / "selection.json").read_text()) for name in runs},
-        {name: pd.read_parquet(of(f"train/{name}") / "runs" / name / "metrics.parquet") for name in runs},
+        {name: json.loads((folder / "selection.json").read_text()) for name, folder in folders.items()},
+        {name: pd.read_parquet(folders[name] / "metrics.parquet") for name in runs},
         {
             (model, benchmark): read_jsonl(of(f"grade/{model}") / "graded" / model / f"{benchmark}.jsonl")
-            for model in ("base", *runs)
+            for model in ("base", *folders)
             for benchmark in settings.benchmarks
         },
         [json.loads((of("geometry") / "geometry" / f"{module}.json").read_text()) for module in settings.modules],

@@ -1,0 +1,1 @@
+"""Runs that are computed from the weight updates of other runs, and not trained."""
