@@ -170,9 +170,8 @@ def code(command, *found_by_name):
 
     `found_by_name`: modules that the command looks up at run time.
     """
-    package = (
-        "cli" if command in ("derive", "grade", "report") else "cli.jobs"
-    )  # for people, too
+    for_people_too = ("derive", "grade", "report")
+    package = "cli" if command in for_people_too else "cli.jobs"
     files = sources.digests(f"{package}.{command.replace('-', '_')}", *found_by_name)
     return [f"{file} {digest}" for file, digest in files.items()]
 
