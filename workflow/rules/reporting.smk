@@ -1,9 +1,7 @@
 # What the report shows, and what its rules read.
 # What only a study of several replicates has.
 REPLICATE_TABLES = list(results.REPLICATES) if len(REPLICATES) > 1 else []
-REPORTED_TABLES = results.tables(MEASURES) | (
-    results.DERIVED if STUDY.derived else {}
-)
+REPORTED_TABLES = results.tables(MEASURES) | (results.DERIVED if STUDY.derived else {})
 REPORTED_FIGURES = results.figures(f"``{STUDY.measures.compare_with}``", MEASURES)
 if len(REPLICATES) > 1:
     REPORTED_FIGURES |= results.REPLICATE_FIGURES

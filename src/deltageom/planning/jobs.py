@@ -78,7 +78,9 @@ def _jobs(study: Study) -> Iterator[tuple[str, str]]:
         yield from (("base_spectrum", f"base_spectrum/{layer}") for layer in layers)
     yield from (("geometry", f"geometry/{layer}") for layer in layers)
     for measure in measures.chosen(dict(study.measures)).values():
-        yield from ((record.partition("/")[0], record) for record in measure.jobs(sorted(measure.takes(study.with_derived()))))
+        yield from (
+            (record.partition("/")[0], record) for record in measure.jobs(sorted(measure.takes(study.with_derived())))
+        )
     if study.is_replicate():
         yield from (("replicate_tables", "tables"), ("replicate_provenance", "provenance"))
         return
