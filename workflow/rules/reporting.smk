@@ -127,7 +127,7 @@ def results_of(places):
             else []
         ),
         *places.adapters(RUNS),
-        *[file for run in RUNS for file in places.snapshots(run)],
+        *[file for run in TRAINED for file in places.snapshots(run)],
         places.rollouts(),
         *graded_of(places),
         *expand(
