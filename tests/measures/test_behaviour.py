@@ -21,7 +21,8 @@ from deltageom.measures.shared import policies
 from deltageom.models.load import Model, load_model, load_run, load_tokenizer
 from deltageom.models.prompts import prompt_ids
 from deltageom.problems.problem import Problem
-from deltageom.study.schema import Base, Behaviour, Prompt, Transformers
+from deltageom.study.measured import Behaviour
+from deltageom.study.schema import Base, Prompt, Transformers
 from deltageom.study.settings import BehaviourSettings
 from deltageom.training import monitoring
 

@@ -20,7 +20,8 @@ from deltageom.measures.shared import hidden_states, loss_paths, own_answers
 from deltageom.models.load import Model, load_run, load_tokenizer
 from deltageom.models.prompts import prompt_ids, turn_end
 from deltageom.problems.problem import Problem
-from deltageom.study.schema import Base, Cka, Connectivity, Prompt
+from deltageom.study.measured import Cka, Connectivity
+from deltageom.study.schema import Base, Prompt
 from deltageom.study.settings import ConnectivitySettings, HiddenSettings
 from tests.deltas import tiny_checkpoints
 

@@ -11,7 +11,8 @@ import torch
 from deltageom.deltas.adapter import Adapter
 from deltageom.deltas.delta import Factors
 from deltageom.methods import interface
-from deltageom.study.schema import Base, Gradients
+from deltageom.study.measured import Gradients
+from deltageom.study.schema import Base
 from deltageom.study.settings import GradientSettings, TrainSettings
 from deltageom.training import gradient
 from tests.training.dense import Dense, loss_of

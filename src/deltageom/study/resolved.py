@@ -11,6 +11,7 @@ from deltageom.fields import NAME, Section
 from deltageom.methods import interface as methods
 from deltageom.study.derived.check import check
 from deltageom.study.derived.recipe import Recipe
+from deltageom.study.measured import Measures
 from deltageom.study.running import Evaluation, Execution, Grading, Replicates, Statistics, Transformers, Vllm
 from deltageom.study.schema import (
     TOY_BASE,
@@ -19,7 +20,6 @@ from deltageom.study.schema import (
     Dataset,
     Decontamination,
     Device,
-    Measures,
     Prompt,
     Reference,
     Rollouts,

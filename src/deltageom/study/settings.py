@@ -3,18 +3,15 @@
 from typing import Any
 
 from deltageom.fields import Count, Section, Seed
+from deltageom.study.measured import Behaviour, Cka, Connectivity, Gradients
 from deltageom.study.running import Evaluation, Grader, Statistics, Transformers, Vllm
 from deltageom.study.schema import (
     Base,
-    Behaviour,
-    Cka,
-    Connectivity,
     Dataset,
     Decoding,
     Decontamination,
     Device,
     Dtype,
-    Gradients,
     Prompt,
     Reference,
     Rollouts,
