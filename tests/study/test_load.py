@@ -9,9 +9,9 @@ from typing import Any
 import pytest
 
 from deltageom.errors import UserError
+from deltageom.study.explain import check_results
 from deltageom.study.layers import merge, settings, told
 from deltageom.study.load import load_study
-from deltageom.study.renamed import check_results
 
 ROOT = Path(__file__).parents[2]
 

@@ -23,7 +23,7 @@ from deltageom.study import sharing
 from deltageom.study.layers import settings, told
 from deltageom.study.load import ancestors, load_study
 from deltageom.study.places import ADAPTER_FILES, CHECKPOINT_FILES, MODEL_FILES, Places
-from deltageom.study.renamed import check_results
+from deltageom.study.explain import check_results
 from deltageom.study.running import Execution
 from deltageom.study.schema import TOY_BASE
 from deltageom.toy import shipped

@@ -22,10 +22,10 @@ def results(study: Study, asked: list[Sampling], runs: list[RunWork], root: Path
     tokens = {one.what: one.tokens for one in asked}
     rollouts = tokens.pop("rollouts", 0)
     answers = None if None in tokens.values() else sum(count or 0 for count in tokens.values())
-    weights = [run_bytes(study, run, root) for run in (*(one.run for one in runs), *study.derived)]
-    known = [one for one in weights if one is not None]
+    weights = {run: run_bytes(study, run, root) for run in (*(one.run for one in runs), *study.derived)}
+    known = [one for one in weights.values() if one is not None]
     kept = {name: 1 + len(run.training.snapshots or []) for name, run in study.runs.items()}
-    every_kept = sum(kept[one.run] * (size or 0) for one, size in zip(runs, weights, strict=True))
+    every_kept = sum(kept.get(run, 1) * (size or 0) for run, size in weights.items())
     every = study.execution.checkpoint_every
     checkpoints = KEPT_CHECKPOINTS * STATES * max(known, default=0) if every else 0
     return {

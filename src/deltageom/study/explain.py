@@ -1,13 +1,25 @@
-"""pydantic's errors in a user's words, with the file or option that holds the value."""
+"""Errors of a study in a user's words, with the file or option that holds the value: pydantic's, and old names."""
 
 import difflib
+import json
 import re
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from pathlib import Path
 from typing import Any
 
 from pydantic import BaseModel, ValidationError
 
-from deltageom.study.layers import Layer
+from deltageom.errors import UserError
+from deltageom.study.layers import Layer, Tree
+
+# keys, values and methods of version 0.1 that have other names now
+RENAMED = {"embedded": "toy", "measures.reference": "measures.compare_with"}
+RENAMED_VALUES = {
+    "base.model": ("embedded", "toy"),
+    "source": ("embedded", "toy"),
+    "statistics.family": ("reference", "compare_with"),
+}
+RENAMED_METHODS = {"sft_reference": "sft_solutions"}
 
 
 def errors_of(model: type[BaseModel], tree: Any, prefix: str, layers: list[Layer]) -> list[str]:
@@ -123,3 +135,35 @@ def _has(tree: Any, path: list[str]) -> bool:
 def near(word: str, known: list[str]) -> str:
     close = difflib.get_close_matches(word, known, n=1)
     return f" (did you mean {close[0]!r}?)" if close else ""
+
+
+def check_results(folder: Path) -> None:
+    """Raises UserError for results of version 0.1: its settings had other names, so every job would be done again."""
+    for record in (folder / "provenance.json", folder / "provenance" / "pretrain.json"):
+        try:
+            made_with = json.loads(record.read_bytes())["settings"]
+        except (OSError, ValueError, KeyError, TypeError):
+            continue
+        if "embedded" in made_with:
+            raise UserError(
+                f"{folder}: is of version 0.1, and every job would write over it: move it away to keep it, or delete it"
+            )
+
+
+def check_names(layer: Layer) -> None:
+    """Raises UserError for a key or a value that has another name now."""
+    for path, value in _walk(layer.tree):
+        if path in RENAMED:
+            raise UserError(f"{layer.origin}: {path}: is called {RENAMED[path]} now: rename the key")
+        for key, (old, new) in RENAMED_VALUES.items():
+            if value == old and (path == key or (key == "source" and path.endswith(".source"))):
+                raise UserError(f"{layer.origin}: {path}: {old} is called {new} now: write that")
+
+
+def _walk(tree: Tree, above: str = "") -> Iterator[tuple[str, Any]]:
+    """Every key by its dotted path, with its value."""
+    for key, value in tree.items():
+        path = f"{above}{key}"
+        yield path, value
+        if isinstance(value, dict):
+            yield from _walk(value, f"{path}.")

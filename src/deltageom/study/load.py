@@ -14,9 +14,8 @@ from deltageom.errors import UserError
 from deltageom.fields import NAME
 from deltageom.methods import interface as methods
 from deltageom.study import base_config, grid
-from deltageom.study.explain import errors_of, explain, located, message, near, of_study
+from deltageom.study.explain import RENAMED_METHODS, check_names, errors_of, explain, located, message, near, of_study
 from deltageom.study.layers import Layer, Tree, merge, read_yaml
-from deltageom.study.renamed import RENAMED_METHODS, check_names
 from deltageom.study.resolved import Study
 from deltageom.study.schema import TOY_BASE, Training
 
