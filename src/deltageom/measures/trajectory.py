@@ -1,4 +1,4 @@
-"""When the losses part: the cosine of every two runs' updates, and of each run's with its own end, step by step."""
+"""Along the training: the cosine of every two runs' updates, and of each run's with its own end, step by step."""
 
 from __future__ import annotations
 
