@@ -22,7 +22,8 @@ from deltageom.models.load import Model, load_model, load_run, load_tokenizer
 from deltageom.models.prompts import prompt_ids
 from deltageom.problems.problem import Problem
 from deltageom.study.measured import Behaviour
-from deltageom.study.schema import Base, Prompt, Transformers
+from deltageom.study.running import Transformers
+from deltageom.study.schema import Base, Prompt
 from deltageom.study.settings import BehaviourSettings
 from deltageom.training import monitoring
 
