@@ -58,15 +58,16 @@ def draw(tables: Tables, reference: str) -> Figure:
 
 
 def details(study: Study, tables: Tables) -> str:
-    from deltageom.display.markdown import values
+    from deltageom.display import drawing
     from deltageom.text import escape
 
-    wanted, n = study["measures"]["held_out_paths"], values(tables["held_out_paths"]["n"])
+    wanted, n = study["measures"]["held_out_paths"], drawing.span(tables["held_out_paths"]["n"])
     return f"n = {n} problems of {escape(wanted['benchmark'])} that either end solves, {wanted['points']} points."
 
 
 def text(study: Study, tables: Tables) -> str:
-    from deltageom.display.markdown import cell, values
+    from deltageom.display import drawing
+    from deltageom.display.markdown import cell
     from deltageom.measures.shared import path_tables
     from deltageom.text import escape
 
@@ -87,9 +88,9 @@ def text(study: Study, tables: Tables) -> str:
     return "\n\n".join(
         [
             f"Loss (nats per token) along the straight path from {escape(reference)}'s update to each run's, of {WHAT} "
-            f"to {values(found['n'])} problems of {benchmark}: what either end answered and was graded correct, each "
-            "text once. A pair of which neither has a correct answer is left out. The intervals are 95 % bootstraps "
-            "over problems, for one pair each.",
+            f"to {drawing.span(found['n'])} problems of {benchmark} per pair: what either end answered and was graded "
+            "correct, each text once. A pair of which neither has a correct answer is left out. The intervals are 95 % "
+            "bootstraps over problems, for one pair each.",
             path_tables.shown_barriers(found, tables, reference),
             said,
         ]
