@@ -30,6 +30,7 @@ DONE = {
     "connectivity": "walked from {a} to the runs after it",
     "held_out_paths": "walked from {a} to the runs after it, on held-out answers",
     "cka": "compared the hidden states of {a} with those of the runs after it",
+    "representations": "compared the hidden states of {a} with the base's and those of the runs after it",
     "trajectory": "followed the update of {a}, beside those of the runs after it",
     "tables": "made the tables",
     "replicate_tables": "made the tables",

@@ -96,6 +96,18 @@ def sample(count=3, layers=2, gaps=False):
         [(run, 100, rng.uniform(0, 0.3), 0.01, rng.uniform(0, 0.3), 0.02) for run in runs],
         columns=["run", "n", "forward_kl", "forward_kl_se", "reverse_kl", "reverse_kl_se"],
     )
+    built["representations"] = pd.DataFrame(
+        [
+            (run, layer, known(0.9 - 0.1 * layer, (run,), layer), 0.7, 0.95, 100)
+            for run in runs
+            for layer in range(layers)
+        ],
+        columns=["run", "layer", "cka", "cka_low", "cka_high", "n"],
+    )
+    built["representations_pairs"] = pd.DataFrame(
+        [(a, b, layer, known(0.1 + 0.1 * layer, (a, b), layer), 0.02) for a, b in pairs for layer in range(layers)],
+        columns=["a", "b", "layer", "shift_cosine", "shift_cosine_se"],
+    )
     built["geometry_module"] = tidy(angles, "module layer a b k", ANGLES)
     built["geometry_layer"] = tidy(by_layer, "layer a b", ["cosine", "orthogonal_fraction_stacked"])
     chance = [(a, b, f"{angle}_median", 4, 80.0, 20.0) for a, b in pairs for angle in ANGLES]
@@ -460,7 +472,7 @@ def test_angles_stand_beside_what_chance_gives():
 @pytest.mark.parametrize("name", figures.every_figure())
 def test_single_run_is_drawn_or_said_to_have_no_other(name):
     figure = figures.every_figure()[name](sample(1), REFERENCE)
-    compares = name not in ("training_curves", "accuracy", "cosine_heatmap", "behaviour")
+    compares = name not in ("training_curves", "accuracy", "cosine_heatmap", "behaviour", "representations")
     assert ("Nothing to compare with the reference." in said(figure)) == compares
 
 
@@ -493,7 +505,7 @@ def test_behaviour_is_a_point_per_run_by_norm_and_by_accuracy():
 
 
 FEW = ("training_curves", "accuracy", "cosine_heatmap", "cka_by_layer", "principal_angles", "connectivity_paths")
-FEW += ("gradients", "behaviour")
+FEW += ("gradients", "behaviour", "representations")
 MANY = ("training_curves", "cosine_heatmap", "cosine_by_layer", "connectivity_paths")  # the others are laid out alike
 
 

@@ -269,6 +269,14 @@ def test_what_a_study_says_is_not_blamed_on_the_command_line(root: Path, text: s
             "measures: {behaviour: {benchmark: easy, prompts: 1, max_tokens: 8, batch_size: 4, seed: 1}}",
             "measures.behaviour.prompts: input should be greater than or equal to 2",
         ),
+        (
+            "measures: {representations: {resamples: 99, seed: 1}}",
+            "measures.representations.resamples: input should be greater than or equal to 100",
+        ),
+        (
+            "measures: {cka: {prompts: 3}, representations: {resamples: 100, seed: 1}}",
+            "measures.cka.prompts: input should be greater than or equal to 4",
+        ),
     ],
 )
 def test_an_optional_measure_that_cannot_be_is_refused_with_its_key(root: Path, text: str, says: str) -> None:

@@ -73,6 +73,10 @@ CHILDREN: dict[str, tuple[str, set[str]]] = {
         "measures: {behaviour: {benchmark: easy, prompts: 8, max_tokens: 8, batch_size: 4, seed: 1}}",
         {"behaviour"},
     ),
+    "representations": (
+        "measures: {representations: {resamples: 100, seed: 1}}",
+        {"representations", "hidden_states/base"},
+    ),
 }
 
 
@@ -123,6 +127,16 @@ def test_a_gradient_is_the_runs_own_and_belongs_to_no_other(root: Path) -> None:
     assert "base_gradient/mine" not in made
     assert "reference" in made["base_gradient/dpo"].needs
     assert "reference" not in made["base_gradient/sft"].needs
+
+
+def test_the_bases_hidden_states_are_made_for_the_measure_that_reads_them(root: Path) -> None:
+    """A changed run changes its own hidden states and the comparison; changed halves change the comparison alone."""
+    assert "hidden_states/base" not in owned(root, "toy")
+    write(root, "parent", "extends: toy\nmeasures: {representations: {resamples: 100, seed: 1}}\n")
+    write(root, "child", "extends: parent\nruns: {rift: {reward_wrong: -0.3}}\n")
+    assert own_stages(root, "child") == follows("rift") | {"representations"}
+    write(root, "child", "extends: parent\nmeasures: {representations: {seed: 2}}\n")
+    assert own_stages(root, "child") == {"representations"}
 
 
 def test_the_farthest_study_with_the_same_owns_it(root: Path) -> None:

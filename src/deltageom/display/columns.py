@@ -29,7 +29,7 @@ TEXT = frozenset(
     }
 )
 INTEGER = frozenset(
-    {"n", "samples", "sample", "correct", "only_a", "only_b", *COUNTS}
+    {"n", "unmoved", "samples", "sample", "correct", "only_a", "only_b", *COUNTS}
     | {"completions", "both_correct", "both_wrong", "strict_alone", "math_verify_alone", "symbolic_gold"}
     | {"timeout", "memory", "crash", "error", "unread_gold"}
     | {"problems", "overlapping_problems", "overlapping_training_problems", "identical"}

@@ -54,6 +54,13 @@ class Behaviour(Section):
     seed: Seed
 
 
+class Representations(Section):
+    """On the prompts of `cka`. resamples: random halves of them, for the interval of CKA."""
+
+    resamples: Annotated[int, Field(ge=100)]
+    seed: Seed
+
+
 class Trajectory(Section):
     """The updates at the steps of `training.snapshots`: nothing to choose."""
 
@@ -67,3 +74,4 @@ class Measures(Section):
     gradients: Gradients | None
     behaviour: Behaviour | None
     trajectory: Trajectory | None
+    representations: Representations | None

@@ -3,7 +3,7 @@
 from typing import Any
 
 from deltageom.fields import Count, Section, Seed
-from deltageom.study.measured import Behaviour, Cka, Connectivity, Gradients
+from deltageom.study.measured import Behaviour, Cka, Connectivity, Gradients, Representations
 from deltageom.study.running import Evaluation, Grader, Statistics, Transformers, Vllm
 from deltageom.study.schema import (
     Base,
@@ -125,6 +125,12 @@ class BehaviourSettings(Section):
     base: Base
     device: Device
     transformers: Transformers
+
+
+class RepresentationSettings(Section):
+    """What `deltageom measure representations` is told."""
+
+    representations: Representations
 
 
 class ProblemSettings(Section):

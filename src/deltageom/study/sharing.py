@@ -200,7 +200,6 @@ def _measured(study: Study) -> dict[str, Stage]:
     runs = tuple(run_stage(study, run) for run in sorted(study.all_runs()))
     spectrum = ("base_spectrum",) if rank else ()
     common = {"prompt": study.prompt, "base": study.base, "device": study.device}
-    cka = study.measures.cka
     found = {
         "geometry": Stage(
             settings(geometry=study.measures.geometry, base=study.base, modules=modules), (*base, *runs, *spectrum)
@@ -209,13 +208,31 @@ def _measured(study: Study) -> dict[str, Stage]:
     if rank:
         found["base_spectrum"] = Stage(settings(base=study.base, rank=rank, modules=modules), base)
     for run in study.all_runs():
-        needs = (*base, run_stage(study, run), f"problems/{cka.benchmark}")
-        found[f"hidden_states/{run}"] = Stage(settings(cka=cka, **common), needs)
+        found[f"hidden_states/{run}"] = _hidden_states(study, run_stage(study, run))
     above = (*_data(study), *_trained(study), *found)
     for name, section in study.measures:
         if isinstance(section, BaseModel) and name != "geometry":
             found[name] = Stage(settings(**{name: section}, transformers=study.transformers, **common), above)
-    return found | _gradients(study)
+    return found | _gradients(study) | _representations(study)
+
+
+def _hidden_states(study: Study, *model: str) -> Stage:
+    """Of the base, or of what the stage `model` makes of it."""
+    cka = study.measures.cka
+    told = settings(cka=cka, prompt=study.prompt, base=study.base, device=study.device)
+    return Stage(told, (*_base(study), *model, f"problems/{cka.benchmark}"))
+
+
+def _representations(study: Study) -> dict[str, Stage]:
+    """The base's hidden states, which no other measure reads, and their comparison with the runs', if it is asked."""
+    wanted = study.measures.representations
+    if wanted is None:
+        return {}
+    models = ("base", *sorted(study.all_runs()))
+    return {
+        "hidden_states/base": _hidden_states(study),
+        "representations": Stage(settings(representations=wanted), tuple(f"hidden_states/{model}" for model in models)),
+    }
 
 
 def _gradients(study: Study) -> dict[str, Stage]:
