@@ -45,7 +45,7 @@ def rotation(p: int, seed: int = 5) -> Array:
 
 
 def found_cka(x: Array, y: Array) -> float:
-    value = shared.of_run(x, y, shared.halves(len(x), 100, 0))["cka"]
+    value = shared.of_run(x, y, shared.parts_of(len(x), 100, 0))["cka"]
     assert isinstance(value, float)
     return value
 
@@ -130,18 +130,19 @@ def test_shifts_are_those_of_a_loop() -> None:
 @SHAPES
 def test_cka_of_a_part_is_that_of_its_prompts_alone(n: int, p: int) -> None:
     x, y = drawn(7, n, p)
-    parts = np.vstack([shared.halves(n, 20, 3), np.ones((1, n), bool)])
+    parts = np.vstack([shared.parts_of(n, 20, 3), np.ones((1, n), bool)])
     expected = [linear_cka_debiased(x[part], y[part]) for part in parts]
     assert shared.cka_of_parts(x, y, parts) == pytest.approx(expected, abs=1e-9)
 
 
-def test_halves_are_random_and_the_same_for_a_seed() -> None:
-    parts = shared.halves(11, 300, 4)
-    assert (parts.sum(1) == 5).all()
-    assert np.abs(parts.mean(0) - 5 / 11).max() < 0.12
-    assert np.array_equal(parts, shared.halves(11, 300, 4))
-    assert not np.array_equal(parts, shared.halves(11, 300, 5))
-    assert shared.halves(7, 300, 4).shape == (0, 7)
+def test_parts_leave_out_a_random_quarter_and_are_the_same_for_a_seed() -> None:
+    parts = shared.parts_of(11, 300, 4)
+    assert (parts.sum(1) == 9).all()
+    assert np.abs(parts.mean(0) - 9 / 11).max() < 0.1
+    assert np.array_equal(parts, shared.parts_of(11, 300, 4))
+    assert not np.array_equal(parts, shared.parts_of(11, 300, 5))
+    assert (shared.parts_of(5, 300, 4).sum(1) == 4).all()
+    assert shared.parts_of(4, 300, 4).shape == (0, 4)
 
 
 def of_a_law(rng: np.random.Generator, n: int, p: int, noise: float) -> tuple[Array, Array]:
@@ -162,26 +163,33 @@ def bootstrap_ends(x: Array, y: Array, rng: np.random.Generator) -> tuple[float,
 def test_intervals_hold_the_truth_where_the_bootstrap_misses_it(n: int, p: int, noise: float) -> None:
     rng, draws = np.random.default_rng(8), 150
     truth = np.mean([linear_cka_debiased(*of_a_law(rng, 4000, p, noise)) for _ in range(3)])
-    held = {"halves": 0, "bootstrap": 0}
+    held = {"parts": 0, "bootstrap": 0}
     for seed in range(draws):
         x, y = of_a_law(rng, n, p, noise)
-        whole, parts = linear_cka_debiased(x, y), shared.cka_of_parts(x, y, shared.halves(n, 200, seed))
-        ends = {"halves": shared.interval(whole, parts), "bootstrap": bootstrap_ends(x, y, rng)}
+        parts = shared.parts_of(n, 200, seed)
+        ends = {
+            "parts": shared.interval(linear_cka_debiased(x, y), shared.cka_of_parts(x, y, parts), parts),
+            "bootstrap": bootstrap_ends(x, y, rng),
+        }
         for name, of in ends.items():
             assert of is not None
             held[name] += int(of[0] <= truth <= of[1])
-    assert held["halves"] / draws >= 0.9
+    assert held["parts"] / draws >= 0.92
     assert p == 8 or held["bootstrap"] / draws < 0.1  # prompts that are drawn twice raise it
 
 
-def test_an_interval_is_the_halves_turned_about_the_whole() -> None:
-    """By hand, in Fisher's z; halves that are all equal to the whole have no width."""
-    parts = np.tanh(np.linspace(0.0, 1.0, 1001))
-    low, high = shared.interval(math.tanh(0.6), parts) or (0.0, 0.0)
-    assert (math.atanh(low), math.atanh(high)) == (pytest.approx(1.2 - 0.975), pytest.approx(1.2 - 0.025))
-    assert shared.interval(1.0, np.ones(100)) == pytest.approx((1, 1))
-    assert shared.interval(0.5, np.array([0.5, math.nan])) is None
-    assert shared.interval(0.5, np.array([])) is None
+def test_an_interval_is_that_of_the_jackknife() -> None:
+    """With all n parts that leave one out, the delete-one jackknife of a mean is the mean's own standard error."""
+    values = np.random.default_rng(12).uniform(0, 0.5, size=9)
+    leave_one = ~np.eye(9, dtype=bool)
+    means = np.array([values[part].mean() for part in leave_one])
+    low, high = shared.interval(float(values.mean()), means, leave_one) or (0.0, 0.0)
+    assert (low + high) / 2 == pytest.approx(values.mean())
+    assert (high - low) / 2 == pytest.approx(2.306004 * values.std(ddof=1) / 3, rel=1e-6)  # t of 8 degrees of freedom
+    assert shared.interval(1.0, np.ones(9), leave_one) == (1, 1)
+    assert (shared.interval(0.99, means, leave_one) or (0, 0))[1] == 1
+    assert shared.interval(0.5, np.array([0.5, math.nan]), leave_one[:2]) is None
+    assert shared.interval(0.5, np.array([]), leave_one[:0]) is None
 
 
 # files, tables, words, figure
@@ -281,12 +289,12 @@ def test_a_single_run_is_held_against_the_base(states: dict[str, NDArray[np.floa
 
 
 def test_few_prompts_have_no_interval_and_constant_states_nothing() -> None:
-    x, y = drawn(10, 6, 4)
-    few = shared.of_run(x, y, shared.halves(6, 200, 0))
+    x, y = drawn(10, 4, 6)
+    few = shared.of_run(x, y, shared.parts_of(4, 200, 0))
     assert (few["cka_low"], few["cka_high"]) == (None, None)
     assert few["cka"] == pytest.approx(linear_cka_debiased(x, y))
     constant = np.full((10, 4), 0.1)  # which has no exact mean in binary
-    nothing = shared.of_run(constant, drawn(11, 10, 4)[0], shared.halves(10, 200, 0))
+    nothing = shared.of_run(constant, drawn(11, 10, 4)[0], shared.parts_of(10, 200, 0))
     assert nothing == dict.fromkeys(shared.OF_RUN)
 
 

@@ -130,7 +130,7 @@ def test_a_gradient_is_the_runs_own_and_belongs_to_no_other(root: Path) -> None:
 
 
 def test_the_bases_hidden_states_are_made_for_the_measure_that_reads_them(root: Path) -> None:
-    """A changed run changes its own hidden states and the comparison; changed halves change the comparison alone."""
+    """A changed run changes its own hidden states and the comparison; another seed changes the comparison alone."""
     assert "hidden_states/base" not in owned(root, "toy")
     write(root, "parent", "extends: toy\nmeasures: {representations: {resamples: 100, seed: 1}}\n")
     write(root, "child", "extends: parent\nruns: {rift: {reward_wrong: -0.3}}\n")

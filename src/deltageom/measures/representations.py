@@ -60,12 +60,12 @@ def by_layer(tables: Tables, reference: str) -> Figure:
     )
     for run, found in cosines.groupby("run", sort=False):
         _line(axes[1], found, "shift_cosine", ("low", "high"), look[str(run)])
-    axes[0].set_title("CKA with the base")
-    axes[1].set_title(f"cosine of the shift with {drawing.label(reference)}'s")
+    axes[0].set_title("debiased CKA with the base")
+    axes[1].set_title(f"mean cosine of the shift\nwith {drawing.label(reference)}'s")
     figure.supxlabel("layer", fontsize=9)
     drawing.legend(figure, list(own["run"].unique()), look)
-    title = f"Hidden states by layer (n = {drawing.span(own['n'])} prompts); bars, left: 95 % interval of the debiased"
-    drawing.title(figure, f"{title} CKA, right: standard error of the mean over prompts")
+    title = f"Hidden states of {drawing.span(own['n'])} prompts by layer; bars: 95 % interval (left)"
+    drawing.title(figure, f"{title}, standard error (right)")
     drawing.note_undefined(figure, own, "cka", "CKA values")
     drawing.note_undefined(figure, cosines, "shift_cosine", "cosines")
     return figure

@@ -55,7 +55,7 @@ class Behaviour(Section):
 
 
 class Representations(Section):
-    """On the prompts of `cka`. resamples: random halves of them, for the interval of CKA."""
+    """On the prompts of `cka`. resamples: random parts of them, for the interval of CKA."""
 
     resamples: Annotated[int, Field(ge=100)]
     seed: Seed

@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 from safetensors.numpy import load_file
+from scipy.stats import t as student
 
 from deltageom.errors import UserError
 from deltageom.measures.shared.linear_cka import linear_cka_debiased
@@ -21,7 +22,6 @@ Row = dict[str, Any]
 OF_RUN = ("cka", "cka_low", "cka_high", "procrustes", "shift")
 OF_PAIR = ("procrustes", "shift_cosine", "shift_cosine_se", "unmoved")
 LEAST = 4  # prompts that the debiased estimator takes
-NEARLY_ONE = 1 - 1e-12
 EPS = float(np.finfo(np.float64).eps)
 
 
@@ -34,7 +34,7 @@ def compare(base: Path, a: Path, others: Mapping[str, Path], resamples: int, see
     moved = _like(start, base, a)
     layers, n = start.shape[:2]
     empty = dict.fromkeys((*OF_RUN, *OF_PAIR))
-    parts = halves(n, resamples, seed)
+    parts = parts_of(n, resamples, seed)
     for layer in range(layers):
         yield {"b": None, "layer": layer, "n": n, **empty, **of_run(start[layer], moved[layer], parts)}
     for name, path in others.items():
@@ -46,7 +46,7 @@ def compare(base: Path, a: Path, others: Mapping[str, Path], resamples: int, see
 def of_run(base: ArrayLike, run: ArrayLike, parts: NDArray[np.bool_]) -> Row:
     """A run against the base: debiased CKA with its interval, Procrustes distance and relative length of the shift."""
     cka = linear_cka_debiased(base, run)
-    low, high = interval(cka, cka_of_parts(base, run, parts)) or (None, None)
+    low, high = interval(cka, cka_of_parts(base, run, parts), parts) or (None, None)
     return {
         "cka": cka if np.isfinite(cka) else None,
         "cka_low": low,
@@ -95,17 +95,16 @@ def shift_cosines(base: ArrayLike, a: ArrayLike, b: ArrayLike) -> Array:
     return np.asarray(np.clip((one * other).sum(axis=1), -1.0, 1.0))
 
 
-def halves(n: int, resamples: int, seed: int) -> NDArray[np.bool_]:
-    """(resamples, n), which prompts are in each random half, drawn without replacement; none if a half has no CKA.
+def parts_of(n: int, resamples: int, seed: int) -> NDArray[np.bool_]:
+    """(resamples, n), which prompts are in each part: all but a random quarter; none if a part would have no CKA.
 
-    To first order, a half strays from the whole as the whole strays from the truth, for 1 / m - 1 / n = 1 / n at
-    m = n / 2: the delete-d jackknife at d = n / 2 (Shao and Wu 1989). A prompt that is drawn twice, as the bootstrap
-    does, is as similar to itself as can be in both models, which raises every CKA.
+    Nothing is drawn twice: such a prompt, as the bootstrap draws it, is as similar to itself as can be in both models,
+    which raises every CKA.
     """
-    if n // 2 < LEAST:
+    kept = n - max(1, n // 4)
+    if kept < LEAST:
         return np.zeros((0, n), dtype=np.bool_)
-    first = np.arange(n) < n // 2
-    return np.random.default_rng(seed).permuted(np.tile(first, (resamples, 1)), axis=1)
+    return np.random.default_rng(seed).permuted(np.tile(np.arange(n) < kept, (resamples, 1)), axis=1)
 
 
 def cka_of_parts(x: ArrayLike, y: ArrayLike, parts: NDArray[np.bool_]) -> Array:
@@ -133,16 +132,19 @@ def cka_of_parts(x: ArrayLike, y: ArrayLike, parts: NDArray[np.bool_]) -> Array:
     return found
 
 
-def interval(whole: float, parts: Array, level: float = 0.95) -> tuple[float, float] | None:
-    """Of the CKA of all prompts, from those of `halves`: the whole less the middle `level` of (half - whole).
+def interval(whole: float, found: Array, parts: NDArray[np.bool_], level: float = 0.95) -> tuple[float, float] | None:
+    """Of the CKA of all n prompts, from those `found` of parts that leave out d: the delete-d jackknife.
 
-    In Fisher's z (artanh), for CKA ends at 1. None where there are no halves or one is undefined.
+    The squared standard error is the mean square of (part - whole), times (n - d) / d (Shao and Wu 1989); the interval
+    is Student's with n - 1 degrees of freedom, cut at -1 and 1. None where there are no parts or one is undefined.
     """
-    if not parts.size or not np.isfinite([whole, *parts]).all():
+    if not found.size or not np.isfinite([whole, *found]).all():
         return None
-    z, of_halves = (np.arctanh(np.clip(values, -NEARLY_ONE, NEARLY_ONE)) for values in (whole, parts))
-    low, high = np.tanh(2 * z - np.quantile(of_halves, [(1 + level) / 2, (1 - level) / 2]))
-    return float(low), float(high)
+    n = parts.shape[1]
+    kept = int(parts[0].sum())
+    error = sqrt(kept / (n - kept) * float(((found - whole) ** 2).mean()))
+    reach = float(student.ppf((1 + level) / 2, n - 1)) * error
+    return max(-1.0, whole - reach), min(1.0, whole + reach)
 
 
 def _like(start: NDArray[np.float32], base: Path, path: Path) -> NDArray[np.float32]:
