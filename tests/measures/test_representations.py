@@ -21,9 +21,11 @@ from deltageom.measures.shared import hidden_states
 from deltageom.measures.shared import representations as shared
 from deltageom.measures.shared.linear_cka import linear_cka_debiased
 from deltageom.problems.problem import Problem
+from deltageom.report.replicates import replicates_table
 from deltageom.study.measured import Cka, Representations
 from deltageom.study.schema import Base, Prompt
 from deltageom.study.settings import HiddenSettings, RepresentationSettings
+from tests.report.drawn_studies import STATISTICS, replicated
 
 Array = NDArray[np.float64]
 SETTINGS = RepresentationSettings(representations=Representations(resamples=200, seed=1))
@@ -136,11 +138,11 @@ def test_cka_of_a_part_is_that_of_its_prompts_alone(n: int, p: int) -> None:
 
 
 def test_parts_leave_out_a_random_quarter_and_are_the_same_for_a_seed() -> None:
-    parts = shared.parts_of(11, 300, 4)
+    parts = shared.parts_of(12, 300, 4)
     assert (parts.sum(1) == 9).all()
-    assert np.abs(parts.mean(0) - 9 / 11).max() < 0.1
-    assert np.array_equal(parts, shared.parts_of(11, 300, 4))
-    assert not np.array_equal(parts, shared.parts_of(11, 300, 5))
+    assert np.abs(parts.mean(0) - 9 / 12).max() < 0.1
+    assert np.array_equal(parts, shared.parts_of(12, 300, 4))
+    assert not np.array_equal(parts, shared.parts_of(12, 300, 5))
     assert (shared.parts_of(5, 300, 4).sum(1) == 4).all()
     assert shared.parts_of(4, 300, 4).shape == (0, 4)
 
@@ -274,7 +276,21 @@ def test_words_and_figure_say_what_the_tables_say(tables: dict[str, pd.DataFrame
     assert (
         right.get_lines()[0].get_ydata().tolist() == pairs.query("a == 'rft' and b == 'sft'")["shift_cosine"].tolist()
     )
+    bars = [segment[:, 1].tolist() for segment in left.collections[0].get_segments()]
+    assert bars == own[own["run"] == "sft"][["cka_low", "cka_high"]].to_numpy().tolist()
     figure.canvas.draw()
+
+
+def test_replicates_take_each_number_once_by_layer(tables: dict[str, pd.DataFrame]) -> None:
+    draw = {**replicated(2)[0][0], **tables}
+    found = replicates_table([draw, draw], None, STATISTICS)
+    of_runs, of_pairs = (found[found["source"] == name] for name in ("representations", "representations_pairs"))
+    assert sorted(of_runs["measure"].unique()) == ["cka", "procrustes"]
+    assert list(of_pairs["measure"].unique()) == ["shift_cosine"]
+    assert (len(of_runs), len(of_pairs)) == (2 * 4 * 2, 6 * 2)
+    row = of_runs[(of_runs["a"] == "dpo") & (of_runs["layer"] == 1) & (of_runs["measure"] == "cka")].iloc[0]
+    expected = tables["representations"].query("run == 'dpo' and layer == 1")["cka"].iloc[0]
+    assert (row["n"], row["mean"]) == (2, pytest.approx(expected))
 
 
 def test_a_single_run_is_held_against_the_base(states: dict[str, NDArray[np.float32]], tmp_path: Path) -> None:
