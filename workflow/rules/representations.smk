@@ -19,7 +19,7 @@ rule representations:
         "../../envs/cpu.yaml"
     threads: 1
     resources:
-        mem_mb=memory(2000),
+        mem_mb=memory(3000),
         runtime=60,
     params:
         *measure_code("representations"),

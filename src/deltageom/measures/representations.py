@@ -102,8 +102,9 @@ def text(study: Study, tables: Tables) -> str:
     parts = [
         f"Hidden states on the first {values(own['n'])} prompts of {escape(wanted['benchmark'])} (pooling: "
         f"{wanted['pooling']}), each run's against the base's: debiased linear CKA with a 95 % interval over prompts, "
-        "Procrustes distance (0: equal up to a rotation and a scale; 2: unrelated) and the length of the shift per "
-        f"spread of the base's states, at the last layer, {own['layer'].max()}; and the layer with the lowest CKA.",
+        "Procrustes distance (0: equal up to a rotation and a scale; with fewer prompts than dimensions it is small "
+        "for unrelated states too) and the length of the shift per spread of the base's states, at the last layer, "
+        f"{own['layer'].max()}; and the layer with the lowest CKA.",
         markdown(_last_and_lowest(own)),
     ]
     if not pairs.empty:
