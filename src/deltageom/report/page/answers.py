@@ -40,6 +40,7 @@ def _parted(line: str) -> tuple[str, str]:
 def _where(study: Mapping[str, Any], tables: Tables) -> Iterator[str]:
     """Each run's lowest and highest cosine with the reference, by layer and by kind of module."""
     reference, order = study["measures"]["compare_with"], list(tables["training"]["run"])
+    draw = " in replicate 1" if "replicates" in tables else ""
     for name, place, words in (
         ("geometry_layer", "layer", "by layer"),
         ("geometry_module", "kind", "by kind of module, means over layers"),
@@ -59,7 +60,7 @@ def _where(study: Mapping[str, Any], tables: Tables) -> Iterator[str]:
             said.append((values.iloc[0], f"{run} {low} to {high}"))
         shown = [text for _, text in sorted(said)][:LISTED]
         cut = f", and {len(said) - LISTED} more" if len(said) > LISTED else ""
-        yield f"Where they part from {reference}'s, lowest to highest cosine {words}: {', '.join(shown)}{cut}."
+        yield f"Where they part from {reference}'s, lowest to highest cosine {words}{draw}: {', '.join(shown)}{cut}."
 
 
 def _called(place: str, name: Any) -> str:
