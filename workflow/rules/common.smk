@@ -10,7 +10,7 @@ from snakemake.logging import logger
 
 from deltageom.errors import UserError
 from deltageom.hardware import gpus
-from deltageom.jobs import checksums, warm
+from deltageom.jobs import checksums, graceful, warm
 from deltageom.jobs import code as sources
 from deltageom.jobs.watch import STARTED_BY
 from deltageom.measures import interface as measures
@@ -34,6 +34,7 @@ os.environ.update(
 )
 os.environ[STARTED_BY] = str(os.getpid())  # jobs end with this process
 checksums.by_content()
+graceful.on_sigterm()
 
 try:
     TOLD = told(
