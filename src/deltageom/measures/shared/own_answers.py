@@ -18,12 +18,11 @@ def correct(tokenizer: Tokenizer, graded: Sequence[Path], problems: int) -> list
     for path in graded:
         records = read_jsonl(path)
         first = list(dict.fromkeys(record["problem_id"] for record in records))[:problems]
+        place = {problem_id: number for number, problem_id in enumerate(first)}
         for record in records:
-            if record["correct"] and record["problem_id"] in first:
+            if record["correct"] and (problem_id := record["problem_id"]) in place:
                 finished = record["finish_reason"] == "stop"
-                found[record["problem_id"], record["prompt"], record["response"], finished] = first.index(
-                    record["problem_id"]
-                )
+                found[problem_id, record["prompt"], record["response"], finished] = place[problem_id]
     return [
         Text(
             problem_id,
