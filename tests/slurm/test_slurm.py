@@ -1,5 +1,6 @@
 """A small study through sbatch, disturbed in every way that clusters know, against the same study on this machine."""
 
+import json
 import re
 import shutil
 import subprocess
@@ -172,7 +173,20 @@ def test_tables_are_those_of_the_undisturbed_study(story: Story, undisturbed: Pa
     apart = [
         name for name in tables if (story.results / "tables" / name).read_bytes() != (undisturbed / name).read_bytes()
     ]
-    assert apart == []
+    assert apart == [], _first_apart(story.results, undisturbed.parent)
+
+
+def _first_apart(disturbed: Path, undisturbed: Path) -> str:
+    """Which weights and rollouts differ, in the order in which they are made, and where their jobs ran."""
+    made = ("base/*.safetensors", "rollouts/*.parquet", "runs/*/*.safetensors", "runs/*/metrics.parquet")
+    files = [path.relative_to(undisturbed) for pattern in made for path in sorted(undisturbed.glob(pattern))]
+    apart = [str(file) for file in files if (disturbed / file).read_bytes() != (undisturbed / file).read_bytes()]
+    machines = {
+        str(path): json.loads(path.read_text())["machine"]
+        for results in (disturbed, undisturbed)
+        for path in (results / "provenance" / "pretrain.json", *(results / "provenance" / "train").glob("*.json"))
+    }
+    return f"apart: {apart} of {[str(file) for file in files]}; {json.dumps(machines, indent=1)}"
 
 
 def test_a_cancelled_training_goes_on_with_more_memory(story: Story) -> None:
