@@ -5,7 +5,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from deltageom.measures.shared.barriers import barriers, chord_interval, path
+from deltageom.measures.shared.losses.barriers import barriers, between, chord_interval, path
 
 
 def test_path_holds_both_ends_in_equal_steps():
@@ -13,6 +13,18 @@ def test_path_holds_both_ends_in_equal_steps():
     assert path(2).tolist() == [0, 1]
     with pytest.raises(ValueError, match="two ends"):
         path(1)
+
+
+def test_path_goes_on_past_its_ends_in_the_same_steps():
+    assert path(5, 0.5).tolist() == [-0.5, -0.25, 0, 0.25, 0.5, 0.75, 1, 1.25, 1.5]
+    assert path(5, 0.6).tolist() == path(5, 0.5).tolist()
+    assert path(11, 0.3)[3:-3].tolist() == path(11).tolist()
+
+
+def test_the_middles_around_the_highest_point_above_the_chord():
+    # 9.5 is the highest, but 4 is farther above the chord from 0 to 10
+    assert between([0, 0.2, 0.5, 0.9, 1], [0, 4, 5, 9.5, 10]) == [0.1, 0.35]
+    assert between([0, 0.5, 1], [1, 0, 1]) == [0.25]  # a valley: at the first end
 
 
 @pytest.mark.parametrize(

@@ -16,7 +16,9 @@ from deltageom.deltas.open import open_run
 from deltageom.errors import UserError
 from deltageom.files import write_jsonl
 from deltageom.geometry import record
-from deltageom.measures.shared import hidden_states, loss_paths, own_answers
+from deltageom.measures.shared import hidden_states
+from deltageom.measures.shared.losses import loss_paths, own_answers
+from deltageom.measures.shared.losses.weighted_deltas import WeightedDeltas
 from deltageom.models.load import Model, load_run, load_tokenizer
 from deltageom.models.prompts import prompt_ids, turn_end
 from deltageom.problems.problem import Problem
@@ -156,16 +158,13 @@ def test_weights_are_exact_at_both_ends_of_a_path(
     tiny_adapters: dict[str, Path],
     whole_runs: dict[str, Path],
     base_settings: Base,
-    prompt: Prompt,
     dtype: str,
 ) -> None:
     base = base_settings.model_copy(update={"dtype": dtype})
-    wanted = Connectivity(benchmark="easy", problems=3, points=3, batch_size=2)
-    settings = ConnectivitySettings(connectivity=wanted, prompt=prompt, base=base, device="cpu")
     start, end = (
         dict(load_run(str(tiny_model), base, "cpu", folder).named_parameters()) for folder in (None, whole_runs["one"])
     )
-    deltas = loss_paths._Deltas(str(tiny_model), settings)
+    deltas = WeightedDeltas(str(tiny_model), base, "cpu")
     deltas.add("a", whole_runs["one"])
     deltas.add("b", tiny_adapters["first"])
     unit = torch.finfo(getattr(torch, dtype)).eps
@@ -321,7 +320,7 @@ def test_a_problem_of_several_texts_has_their_losses_added(
     a, b = tiny_adapters["first"], tiny_adapters["second"]
     one, other = (loss_paths.Text("1", [5, 6, 7], answer) for answer in ([8, 9], [10]))
     apart = loss_paths.Text("2", [5], [11, 12, 13])
-    walk = loss_paths.Walk(base_settings, "cpu", points=3, batch_size=2)
+    walk = loss_paths.Walk(base_settings, "cpu", loss_paths.Grid(3), batch_size=2)
 
     def path(*texts: loss_paths.Text) -> list[dict[str, Any]]:
         return loss_paths.along_paths(walk, str(tiny_model), a, {"b": b}, lambda _b: list(texts))
@@ -331,6 +330,35 @@ def test_a_problem_of_several_texts_has_their_losses_added(
     added = [x["nll"] + y["nll"] for x, y in zip(path(one), path(other), strict=True)]
     assert [row["nll"] for row in together[::2]] == pytest.approx(added, rel=1e-5)
     assert path() == []
+
+
+def test_a_path_goes_past_its_ends_and_is_finer_where_it_is_highest(
+    tiny_model: Path, tiny_adapters: dict[str, Path], base_settings: Base
+) -> None:
+    a, b = tiny_adapters["first"], tiny_adapters["second"]
+    text = loss_paths.Text("1", [5, 6, 7], [8, 9])
+
+    def path(**grid: Any) -> dict[float, float]:
+        walk = loss_paths.Walk(base_settings, "cpu", loss_paths.Grid(5, **grid), batch_size=2)
+        rows = loss_paths.along_paths(walk, str(tiny_model), a, {"b": b}, lambda _b: [text])
+        return {float(row["alpha"]): float(row["nll"]) for row in rows}
+
+    plain, wide, fine = path(), path(beyond=0.5), path(refine=2)
+    assert list(wide) == [-0.5, -0.25, 0, 0.25, 0.5, 0.75, 1, 1.25, 1.5]
+    assert {alpha: wide[alpha] for alpha in plain} == plain
+    for alpha in (-0.5, 1.5):
+        model = dense_model(tiny_model, [(alpha, a), (1 - alpha, b)])
+        with torch.no_grad():
+            log_probs = model(torch.tensor([[5, 6, 7, 8, 9]])).logits[0].log_softmax(-1)
+        assert wide[alpha] == pytest.approx(-float(log_probs[2, 8] + log_probs[3, 9]), abs=1e-4)
+    added = sorted(set(fine) - set(plain))
+    assert list(fine) == sorted(fine)
+    assert {alpha: fine[alpha] for alpha in plain} == plain
+    assert 2 <= len(added) <= 4
+    assert {alpha % 0.0625 for alpha in added} == {0.0}  # steps of .25, halved once and again
+    above = {alpha: loss - alpha * fine[1.0] - (1 - alpha) * fine[0.0] for alpha, loss in fine.items()}
+    highest = max(above, key=lambda alpha: above[alpha])
+    assert min(abs(alpha - highest) for alpha in fine if alpha != highest) <= 0.125
 
 
 def test_correct_answers_are_taken_once_and_of_the_first_problems(

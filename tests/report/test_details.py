@@ -14,7 +14,7 @@ from deltageom.display.table_files import read_table, write_table
 from deltageom.evaluation import statistics
 from deltageom.geometry.module_numbers import measure_module
 from deltageom.measures.cka import cka
-from deltageom.measures.shared.path_tables import barriers, losses
+from deltageom.measures.shared.losses.path_tables import barriers, losses
 from deltageom.methods import interface
 from deltageom.methods.interface import full_name
 from deltageom.report import figures

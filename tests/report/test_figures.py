@@ -108,6 +108,19 @@ def sample(count=3, layers=2, gaps=False):
         [(a, b, layer, known(0.1 + 0.1 * layer, (a, b), layer), 0.02) for a, b in pairs for layer in range(layers)],
         columns=["a", "b", "layer", "shift_cosine", "shift_cosine_se"],
     )
+    built["attribution"] = pd.DataFrame(
+        [
+            (run, layer, module, *(known(v, (run,), 0) for v in rng.uniform(-0.2, 1, 3)), 100)
+            for run in runs
+            for layer, module in [(layer, None) for layer in range(layers)] + [(None, "self_attn.q_proj")]
+        ],
+        columns=["run", "layer", "module_name", "alone", "lost", "norm_share", "n"],
+    )
+    built["loss_plane"] = pd.DataFrame(
+        [(run, i, i, 1.5, 100) for i, run in enumerate(["base", *runs[:2]])]
+        + [(None, x, y, rng.uniform(1, 2), 100) for x in range(4) for y in range(4)],
+        columns=["model", "x", "y", "loss", "n"],
+    )
     built["geometry_module"] = tidy(angles, "module layer a b k", ANGLES)
     built["geometry_layer"] = tidy(by_layer, "layer a b", ["cosine", "orthogonal_fraction_stacked"])
     chance = [(a, b, f"{angle}_median", 4, 80.0, 20.0) for a, b in pairs for angle in ANGLES]
@@ -472,7 +485,16 @@ def test_angles_stand_beside_what_chance_gives():
 @pytest.mark.parametrize("name", figures.every_figure())
 def test_single_run_is_drawn_or_said_to_have_no_other(name):
     figure = figures.every_figure()[name](sample(1), REFERENCE)
-    compares = name not in ("training_curves", "accuracy", "cosine_heatmap", "behaviour", "representations")
+    alone = (
+        "training_curves",
+        "accuracy",
+        "cosine_heatmap",
+        "behaviour",
+        "representations",
+        "attribution",
+        "loss_plane",
+    )
+    compares = name not in alone
     assert ("Nothing to compare with the reference." in said(figure)) == compares
 
 
@@ -501,11 +523,29 @@ def test_behaviour_is_a_point_per_run_by_norm_and_by_accuracy():
     assert by_score.get_lines()[-1].get_ydata()[0] == scores["base"]
 
 
+def test_attribution_has_a_cell_per_run_and_part():
+    built = sample(3)
+    panels = [ax for ax in figures.every_figure()["attribution"](built, REFERENCE).axes if ax.get_title()]
+    table = built["attribution"].set_index("run")
+    for ax, column in zip(panels, ("alone", "lost", "norm_share"), strict=True):
+        (mesh,) = ax.collections
+        drawn = np.ma.filled(mesh.get_array(), np.nan).reshape(3, -1)
+        for i, run in enumerate(table.index.unique()):
+            np.testing.assert_allclose(drawn[i], table.loc[run, column].to_numpy(float))
+
+
+def test_the_loss_plane_has_its_models_at_their_places():
+    built = sample(3)
+    ax = figures.every_figure()["loss_plane"](built, REFERENCE).axes[0]
+    points = [tuple(line.get_xydata()[0]) for line in ax.get_lines()]
+    assert points == [(0, 0), (1, 1), (2, 2)]
+
+
 # layout and files
 
 
 FEW = ("training_curves", "accuracy", "cosine_heatmap", "cka_by_layer", "principal_angles", "connectivity_paths")
-FEW += ("gradients", "behaviour", "representations")
+FEW += ("gradients", "behaviour", "representations", "attribution", "loss_plane")
 MANY = ("training_curves", "cosine_heatmap", "cosine_by_layer", "connectivity_paths")  # the others are laid out alike
 
 

@@ -270,6 +270,24 @@ def test_what_a_study_says_is_not_blamed_on_the_command_line(root: Path, text: s
             "measures.behaviour.prompts: input should be greater than or equal to 2",
         ),
         (
+            "measures: {loss_plane: {models: [base, sft, best], benchmark: easy, problems: 4, points: 3, margin: 0.1, "
+            "batch_size: 4}}",
+            "measures.loss_plane.models: 'best' is neither base nor one of the runs: sft, ",
+        ),
+        (
+            "measures: {loss_plane: {models: [base, sft, sft], benchmark: easy, problems: 4, points: 3, margin: 0.1, "
+            "batch_size: 4}}",
+            "measures.loss_plane.models: name three different models",
+        ),
+        (
+            "measures: {attribution: {benchmark: other, problems: 4, batch_size: 4}}",
+            "measures.attribution.benchmark 'other' is none of the benchmarks",
+        ),
+        (
+            "measures: {held_out_paths: {benchmark: easy, problems: 4, points: 3, batch_size: 4, beyond: -0.1}}",
+            "measures.held_out_paths.beyond: input should be greater than or equal to 0",
+        ),
+        (
             "measures: {representations: {resamples: 99, seed: 1}}",
             "measures.representations.resamples: input should be greater than or equal to 100",
         ),

@@ -12,7 +12,8 @@ from trl.trainer.utils import add_fused_lm_head
 
 from deltageom.generation.engine import Request, Sampling
 from deltageom.generation.engines.transformers import TransformersEngine
-from deltageom.measures.shared import hidden_states, loss_paths
+from deltageom.measures.shared import hidden_states
+from deltageom.measures.shared.losses import loss_paths
 from deltageom.models.load import load_model, load_run
 from deltageom.study.schema import Base
 from deltageom.training import scoring, trainers

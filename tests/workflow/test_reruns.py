@@ -207,7 +207,7 @@ MATRIX: dict[str, tuple[Edit, dict[str, int]]] = {
     "grading/strict.py": (source("grading/strict.py"), {**NEW_DATA, "grade": 8}),
     "grading/second_opinion.py": (source("grading/second_opinion.py"), {**NEW_DATA, "grade": 8}),
     "geometry/module_numbers.py": (source("geometry/module_numbers.py"), HOLD_ALL_RUNS),
-    "measures/shared/barriers.py": (source("measures/shared/barriers.py"), {"connectivity": 6, **LAST}),
+    "measures/shared/losses/barriers.py": (source("measures/shared/losses/barriers.py"), {"connectivity": 6, **LAST}),
     "measures/shared/linear_cka.py": (source("measures/shared/linear_cka.py"), {"cka": 6, **LAST}),
     "evaluation/answer.py": (source("evaluation/answer.py"), {"evaluate": 8, "grade": 8, **LAST}),
     "engines/vllm.py, which the study does not use": (source("generation/engines/vllm.py"), {}),

@@ -22,7 +22,7 @@ def rows(settings: ConnectivitySettings, inputs: Mapping[str, Path], runs: Mappi
     inputs: base, a folder or hub id; a, the folder of the run that alpha weighs; problems, a jsonl file. runs: the
     folders of those that 1 - alpha weighs.
     """
-    from deltageom.measures.shared import loss_paths
+    from deltageom.measures.shared.losses import loss_paths
     from deltageom.problems.problem import read_problems
 
     problems = read_problems(inputs["problems"])[: settings.connectivity.problems]
@@ -30,7 +30,7 @@ def rows(settings: ConnectivitySettings, inputs: Mapping[str, Path], runs: Mappi
 
 
 def build(results: Path, runs: Sequence[str]) -> dict[str, pd.DataFrame]:
-    from deltageom.measures.shared import path_tables
+    from deltageom.measures.shared.losses import path_tables
 
     measured = pairs(results / "connectivity", runs)
     points = path_tables.losses(measured)
@@ -38,7 +38,7 @@ def build(results: Path, runs: Sequence[str]) -> dict[str, pd.DataFrame]:
 
 
 def draw(tables: Tables, reference: str) -> Figure:
-    from deltageom.measures.shared import path_tables
+    from deltageom.measures.shared.losses import path_tables
 
     return path_tables.figure(tables["connectivity"], tables, reference, "the boxed answer")
 
@@ -57,7 +57,7 @@ def details(study: Study, tables: Tables) -> str:
 
 def text(study: Study, tables: Tables) -> str:
     from deltageom.display.markdown import cell, values
-    from deltageom.measures.shared import path_tables
+    from deltageom.measures.shared.losses import path_tables
     from deltageom.text import escape
 
     reference, found = study["measures"]["compare_with"], tables["barriers"]

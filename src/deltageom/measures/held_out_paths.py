@@ -28,13 +28,14 @@ def rows(settings: HeldOutPathsSettings, inputs: Mapping[str, Path], runs: Mappi
     inputs: base, a folder or hub id; a, the folder of the run that alpha weighs; answers, its graded ones;
     answers_of_NAME, those of each of `runs`, which are the folders of those that 1 - alpha weighs.
     """
-    from deltageom.measures.shared import loss_paths, own_answers
+    from deltageom.measures.shared.losses import loss_paths, own_answers
     from deltageom.models.load import load_tokenizer
 
     wanted = settings.held_out_paths
     base = str(inputs["base"])
     tokenizer = load_tokenizer(base, settings.base)
-    walk = loss_paths.Walk(settings.base, settings.device, wanted.points, wanted.batch_size)
+    grid = loss_paths.Grid(wanted.points, wanted.beyond, wanted.refine)
+    walk = loss_paths.Walk(settings.base, settings.device, grid, wanted.batch_size)
 
     def texts(b: str) -> list[loss_paths.Text]:
         ends = [inputs["answers"], inputs[f"answers_of_{b}"]]
@@ -44,7 +45,7 @@ def rows(settings: HeldOutPathsSettings, inputs: Mapping[str, Path], runs: Mappi
 
 
 def build(results: Path, runs: Sequence[str]) -> dict[str, pd.DataFrame]:
-    from deltageom.measures.shared import path_tables
+    from deltageom.measures.shared.losses import path_tables
 
     measured = pairs(results / "held_out_paths", runs)
     points = path_tables.losses(measured)
@@ -52,7 +53,7 @@ def build(results: Path, runs: Sequence[str]) -> dict[str, pd.DataFrame]:
 
 
 def draw(tables: Tables, reference: str) -> Figure:
-    from deltageom.measures.shared import path_tables
+    from deltageom.measures.shared.losses import path_tables
 
     return path_tables.figure(tables["held_out_paths"], tables, reference, WHAT)
 
@@ -68,7 +69,7 @@ def details(study: Study, tables: Tables) -> str:
 def text(study: Study, tables: Tables) -> str:
     from deltageom.display import drawing
     from deltageom.display.markdown import cell
-    from deltageom.measures.shared import path_tables
+    from deltageom.measures.shared.losses import path_tables
     from deltageom.text import escape
 
     reference, found = study["measures"]["compare_with"], tables["held_out_barriers"]

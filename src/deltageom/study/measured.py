@@ -1,5 +1,6 @@
 """What a study may say of its measures: a section each. None leaves a measure out."""
 
+from collections.abc import Sequence
 from typing import Annotated, Any, Literal
 
 from pydantic import Field, field_validator, model_validator
@@ -35,6 +36,14 @@ class Connectivity(Section):
     batch_size: Count
 
 
+class HeldOutPaths(Connectivity):
+    """beyond: how far the path goes past its ends, as a share of it; refine: times that the step around the highest
+    point above the chord is halved."""
+
+    beyond: Annotated[float, Field(ge=0, le=2)] = 0.0
+    refine: Annotated[int, Field(ge=0, le=10)] = 0
+
+
 class Cka(Section):
     benchmark: str
     prompts: Annotated[int, Field(ge=4)]  # the debiased estimator divides by n - 3
@@ -61,6 +70,32 @@ class Representations(Section):
     seed: Seed
 
 
+class Attribution(Section):
+    """Of each run's own correct answers to the first `problems` of the benchmark."""
+
+    benchmark: str
+    problems: Count
+    batch_size: Count
+
+
+class LossPlane(Section):
+    """models: three, runs or `base`; margin: how far the grid goes beyond them, as a share of its width."""
+
+    models: Annotated[list[str], Field(min_length=3, max_length=3)]
+    benchmark: str
+    problems: Count
+    points: Annotated[int, Field(ge=3)]
+    margin: Annotated[float, Field(ge=0, le=10)]
+    batch_size: Count
+
+    @field_validator("models")
+    @classmethod
+    def different(cls, models: list[str]) -> list[str]:
+        if len(set(models)) < len(models):
+            raise ValueError("name three different models")
+        return models
+
+
 class Trajectory(Section):
     """The updates at the steps of `training.snapshots`: nothing to choose."""
 
@@ -69,9 +104,28 @@ class Measures(Section):
     compare_with: str  # the run that the others are held against
     geometry: Geometry
     connectivity: Connectivity
-    held_out_paths: Connectivity | None
+    held_out_paths: HeldOutPaths | None
     cka: Cka
     gradients: Gradients | None
     behaviour: Behaviour | None
     trajectory: Trajectory | None
     representations: Representations | None
+    attribution: Attribution | None
+    loss_plane: LossPlane | None
+
+
+def check(measures: Measures, runs: Sequence[str], benchmarks: Sequence[str]) -> None:
+    """Raises ValueError where a measure names a run or a benchmark that the study does not have."""
+    if measures.compare_with not in runs:
+        raise ValueError(f"measures.compare_with {measures.compare_with!r} is none of the runs: {', '.join(runs)}")
+    for key, section in measures:
+        benchmark = getattr(section, "benchmark", None)
+        if hasattr(section, "benchmark") and benchmark not in benchmarks:
+            raise ValueError(
+                f"measures.{key}.benchmark {benchmark!r} is none of the benchmarks: {', '.join(benchmarks)}"
+            )
+    for model in measures.loss_plane.models if measures.loss_plane else ():
+        if model not in ("base", *runs):
+            raise ValueError(
+                f"measures.loss_plane.models: {model!r} is neither base nor one of the runs: {', '.join(runs)}"
+            )

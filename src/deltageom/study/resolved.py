@@ -9,6 +9,7 @@ from pydantic import Field, SerializerFunctionWrapHandler, field_validator, mode
 
 from deltageom.fields import NAME, Section
 from deltageom.methods import interface as methods
+from deltageom.study import measured
 from deltageom.study.derived.check import check
 from deltageom.study.derived.recipe import Recipe
 from deltageom.study.measured import Measures
@@ -71,17 +72,7 @@ class Study(Section):
 
     @model_validator(mode="after")
     def refers_to_what_exists(self) -> "Study":
-        if self.measures.compare_with not in self.all_runs():
-            raise ValueError(
-                f"measures.compare_with {self.measures.compare_with!r} is none of the runs: "
-                f"{', '.join(self.all_runs())}"
-            )
-        for key, section in self.measures:
-            benchmark = getattr(section, "benchmark", None)
-            if hasattr(section, "benchmark") and benchmark not in self.benchmarks:
-                raise ValueError(
-                    f"measures.{key}.benchmark {benchmark!r} is none of the benchmarks: {', '.join(self.benchmarks)}"
-                )
+        measured.check(self.measures, self.all_runs(), list(self.benchmarks))
         self._replicates_differ()
         self._methods_have_what_they_need()
         self._batches_split_evenly()

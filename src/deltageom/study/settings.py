@@ -3,7 +3,16 @@
 from typing import Any
 
 from deltageom.fields import Count, Section, Seed
-from deltageom.study.measured import Behaviour, Cka, Connectivity, Gradients, Representations
+from deltageom.study.measured import (
+    Attribution,
+    Behaviour,
+    Cka,
+    Connectivity,
+    Gradients,
+    HeldOutPaths,
+    LossPlane,
+    Representations,
+)
 from deltageom.study.running import Evaluation, Grader, Statistics, Transformers, Vllm
 from deltageom.study.schema import (
     Base,
@@ -96,8 +105,24 @@ class ConnectivitySettings(Section):
 class HeldOutPathsSettings(Section):
     """What `deltageom measure held_out_paths` is told."""
 
-    held_out_paths: Connectivity
+    held_out_paths: HeldOutPaths
     prompt: Prompt
+    base: Base
+    device: Device
+
+
+class AttributionSettings(Section):
+    """What `deltageom measure attribution` is told."""
+
+    attribution: Attribution
+    base: Base
+    device: Device
+
+
+class LossPlaneSettings(Section):
+    """What `deltageom measure loss_plane` is told."""
+
+    loss_plane: LossPlane
     base: Base
     device: Device
 

@@ -17,7 +17,7 @@ from deltageom.geometry.aggregate.table import COLUMNS
 from deltageom.geometry.record import record
 from deltageom.jobs import study_provenance
 from deltageom.measures.cka import cka
-from deltageom.measures.shared.path_tables import barriers, losses
+from deltageom.measures.shared.losses.path_tables import barriers, losses
 from deltageom.report.page import source
 from deltageom.report.page.measures import MEASURES
 from deltageom.report.page.source import Source

@@ -18,7 +18,7 @@ from deltageom.display.table_files import MARKDOWN_ROWS, read_table, write_table
 from deltageom.files import write_json, write_jsonl
 from deltageom.geometry.module_numbers import measure_module
 from deltageom.measures.cka import cka
-from deltageom.measures.shared.path_tables import barriers, losses
+from deltageom.measures.shared.losses.path_tables import barriers, losses
 from deltageom.report.tables.build import build_tables, collect, training, training_curves
 from deltageom.report.tables.geometry import cosine_matrix, of_pairs, of_runs
 from deltageom.study.load import load_study

@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from deltageom.files import read_jsonl
-from deltageom.measures.shared.loss_paths import Text
+from deltageom.measures.shared.losses.loss_paths import Text
 from deltageom.models.prompts import Tokenizer, completion_ids, turn_end
 
 

@@ -11,8 +11,8 @@ import numpy as np
 
 from deltageom.display.against import against
 from deltageom.display.columns import frame
-from deltageom.measures.shared.barriers import Barriers, chord_interval
-from deltageom.measures.shared.barriers import barriers as of_path
+from deltageom.measures.shared.losses.barriers import Barriers, chord_interval
+from deltageom.measures.shared.losses.barriers import barriers as of_path
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -47,11 +47,12 @@ def barriers(points: pd.DataFrame, paths: Mapping[tuple[str, str], pd.DataFrame]
     not finite leaves the barriers missing. `paths` as for `losses`.
     """
     table = []
-    for (a, b), path in points.groupby(["a", "b"], sort=False):
+    for (a, b), path in points[points["alpha"].between(0, 1)].groupby(["a", "b"], sort=False):
         path = path.sort_values("alpha")
         alphas, values = path["alpha"].to_numpy(float), path["loss"].to_numpy(float)
         found, interval = Barriers(math.nan, math.nan, math.nan), (math.nan, math.nan)
         measured = paths[str(a), str(b)]
+        measured = measured[measured["alpha"].between(0, 1)]
         nll = measured.pivot(index="alpha", columns="problem_id", values="nll").to_numpy(float)
         if np.isfinite(values).all():
             tokens = measured.drop_duplicates("problem_id").set_index("problem_id")["tokens"].sort_index()
@@ -83,8 +84,9 @@ def figure(points: pd.DataFrame, tables: Tables, reference: str, what: str) -> F
     for ax, run in zip(axes, runs, strict=True):
         path = found[found["run"] == run].sort_values("alpha", ascending=False)
         share, loss = 1 - path["alpha"].to_numpy(float), path["loss"].to_numpy(float)
-        ends = [(0.0, loss[0], look[reference]), (1.0, loss[-1], look[run])]
-        ax.plot([0, 1], [loss[0], loss[-1]], color=drawing.GREY, linestyle="--", linewidth=0.9)
+        at_ends = [loss[share == end].sum() for end in (0.0, 1.0)]
+        ends = [(0.0, at_ends[0], look[reference]), (1.0, at_ends[1], look[run])]
+        ax.plot([0, 1], at_ends, color=drawing.GREY, linestyle="--", linewidth=0.9)
         ax.plot(share, loss, color=look[run].colour, linewidth=1.5, marker=".", markersize=4)
         for x, y, style in ends:
             ax.plot(x, y, style.marker, color=style.colour, markersize=6, clip_on=False, zorder=3)

@@ -1,5 +1,6 @@
 """Linear mode connectivity: the path alpha dW_a + (1 - alpha) dW_b and the barriers on it. Pure numpy."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -15,11 +16,22 @@ class Barriers:
     mean_of_ends: float
 
 
-def path(points: int) -> NDArray[np.float64]:
-    """alpha, the weight of run a: (points,) in equal steps from 0 (run b) to 1 (run a), both included."""
+def path(points: int, beyond: float = 0.0) -> NDArray[np.float64]:
+    """alpha, the weight of run a: `points` in equal steps from 0 (run b) to 1 (run a), both included.
+
+    The steps go on past both ends, no farther than `beyond`.
+    """
     if points < 2:
         raise ValueError(f"a path needs its two ends, not {points} points")
-    return np.linspace(0.0, 1.0, points)
+    past = np.arange(1, int(beyond * (points - 1) + 1e-9) + 1) / (points - 1)
+    return np.concatenate([-past[::-1], np.linspace(0.0, 1.0, points), 1.0 + past])
+
+
+def between(alphas: Sequence[float], losses: Sequence[float]) -> list[float]:
+    """The middles of the one or two steps around the point that is highest above the chord; alphas from 0 to 1."""
+    alpha, loss = np.asarray(alphas), np.asarray(losses)
+    worst = int((loss - (alpha * loss[-1] + (1 - alpha) * loss[0])).argmax())
+    return [(alphas[i] + alphas[i + 1]) / 2 for i in (worst - 1, worst) if 0 <= i < len(alphas) - 1]
 
 
 def barriers(alphas: ArrayLike, losses: ArrayLike) -> Barriers:

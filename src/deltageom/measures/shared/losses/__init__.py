@@ -1,0 +1,1 @@
+"""Losses of texts at points of the space that runs' updates span."""
