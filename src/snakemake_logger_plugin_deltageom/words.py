@@ -30,6 +30,7 @@ DONE = {
     "behaviour": "compared what {run} and the base write",
     "connectivity": "walked from {a} to the runs after it",
     "held_out_paths": "walked from {a} to the runs after it, on held-out answers",
+    "logit_lens": "read what {run} predicts after each layer",
     "loss_plane": "took the loss on the plane through three models",
     "cka": "compared the hidden states of {a} with those of the runs after it",
     "representations": "compared the hidden states of {a} with the base's and those of the runs after it",

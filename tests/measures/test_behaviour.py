@@ -94,13 +94,13 @@ def naive(models: dict[str, Model], side: str, prompt: list[int], tokens: list[i
 
 
 def test_sums_are_those_of_a_naive_float64_computation(
-    tiny_model: Path, base_settings: Base, prompt: Prompt, settings: Settings, run: Path
+    tiny_model: Path, base_settings: Base, prompt: Prompt, run: Path
 ) -> None:
     tokenizer = load_tokenizer(str(tiny_model), base_settings)
     prompts = [prompt_ids(tokenizer, prompt, problem.question) for problem in PROBLEMS]
     drawn = np.random.default_rng(0)
     samples = [Completion(drawn.integers(10, 100, n).tolist(), [0.0] * n, "length") for n in (1, 5, 3, 2, 4, 6)]
-    models, sides = dense(tiny_model, base_settings, run), policies.Sides(settings(), str(tiny_model), run)
+    models, sides = dense(tiny_model, base_settings, run), policies.Sides(base_settings, "cpu", str(tiny_model), run)
     for side in policies.SIDES:
         found = policies.compare(sides, side, prompts, samples, batch_size=4)
         for ids, sample, row in zip(prompts, samples, found, strict=True):

@@ -116,6 +116,10 @@ def sample(count=3, layers=2, gaps=False):
         ],
         columns=["run", "layer", "module_name", "alone", "lost", "norm_share", "n"],
     )
+    built["logit_lens_layers"] = pd.DataFrame(
+        [(run, layer, layer / layers, layer / layers / 2, 100) for run in runs for layer in range(layers + 1)],
+        columns=["run", "layer", "agreement", "base_agreement", "n"],
+    )
     built["loss_plane"] = pd.DataFrame(
         [(run, i, i, 1.5, 100) for i, run in enumerate(["base", *runs[:2]])]
         + [(None, x, y, rng.uniform(1, 2), 100) for x in range(4) for y in range(4)],
@@ -485,15 +489,8 @@ def test_angles_stand_beside_what_chance_gives():
 @pytest.mark.parametrize("name", figures.every_figure())
 def test_single_run_is_drawn_or_said_to_have_no_other(name):
     figure = figures.every_figure()[name](sample(1), REFERENCE)
-    alone = (
-        "training_curves",
-        "accuracy",
-        "cosine_heatmap",
-        "behaviour",
-        "representations",
-        "attribution",
-        "loss_plane",
-    )
+    alone = ("training_curves", "accuracy", "cosine_heatmap", "behaviour", "representations")
+    alone += ("attribution", "loss_plane", "logit_lens")
     compares = name not in alone
     assert ("Nothing to compare with the reference." in said(figure)) == compares
 
@@ -545,7 +542,7 @@ def test_the_loss_plane_has_its_models_at_their_places():
 
 
 FEW = ("training_curves", "accuracy", "cosine_heatmap", "cka_by_layer", "principal_angles", "connectivity_paths")
-FEW += ("gradients", "behaviour", "representations", "attribution", "loss_plane")
+FEW += ("gradients", "behaviour", "representations", "attribution", "loss_plane", "logit_lens")
 MANY = ("training_curves", "cosine_heatmap", "cosine_by_layer", "connectivity_paths")  # the others are laid out alike
 
 

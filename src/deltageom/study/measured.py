@@ -78,6 +78,14 @@ class Attribution(Section):
     batch_size: Count
 
 
+class LogitLens(Section):
+    """On the base's answers to the first `problems` of the benchmark."""
+
+    benchmark: str
+    problems: Annotated[int, Field(ge=2)]  # one has no standard error
+    batch_size: Count
+
+
 class LossPlane(Section):
     """models: three, runs or `base`; margin: how far the grid goes beyond them, as a share of its width."""
 
@@ -112,6 +120,7 @@ class Measures(Section):
     representations: Representations | None
     attribution: Attribution | None
     loss_plane: LossPlane | None
+    logit_lens: LogitLens | None
 
 
 def check(measures: Measures, runs: Sequence[str], benchmarks: Sequence[str]) -> None:

@@ -10,6 +10,7 @@ from deltageom.study.measured import (
     Connectivity,
     Gradients,
     HeldOutPaths,
+    LogitLens,
     LossPlane,
     Representations,
 )
@@ -115,6 +116,14 @@ class AttributionSettings(Section):
     """What `deltageom measure attribution` is told."""
 
     attribution: Attribution
+    base: Base
+    device: Device
+
+
+class LogitLensSettings(Section):
+    """What `deltageom measure logit_lens` is told."""
+
+    logit_lens: LogitLens
     base: Base
     device: Device
 

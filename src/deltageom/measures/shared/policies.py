@@ -16,6 +16,7 @@ from deltageom.measures.shared.forward import completion_logits
 from deltageom.models.load import Model, context_length, load_model, load_run, load_tokenizer
 from deltageom.models.prompts import end_tokens, prompt_ids
 from deltageom.problems.problem import Problem
+from deltageom.study.schema import Base, Device
 from deltageom.study.settings import BehaviourSettings
 from deltageom.training.monitoring import k3
 from deltageom.training.scoring import exact_kl
@@ -28,10 +29,10 @@ SIDES: tuple[Side, Side] = ("base", "run")
 class Sides:
     """A run's model and the base's: one model with its adapter on and off, or two where the run has no adapter."""
 
-    def __init__(self, settings: BehaviourSettings, base: str, folder: Path) -> None:
-        self.run = load_run(base, settings.base, settings.device, folder)
+    def __init__(self, settings: Base, device: Device, base: str, folder: Path) -> None:
+        self.run = load_run(base, settings, device, folder)
         alone = isinstance(self.run, PeftModel)
-        self.base = None if alone else load_model(base, settings.base, settings.device)
+        self.base = None if alone else load_model(base, settings, device)
 
     @contextmanager
     def model(self, side: Side) -> Iterator[Model]:
@@ -56,7 +57,7 @@ def distances(settings: BehaviourSettings, base: str, folder: Path, problems: li
     tokenizer = load_tokenizer(base, settings.base)
     prompts = [prompt_ids(tokenizer, settings.prompt, problem.question) for problem in problems]
     longest(prompts, wanted.max_tokens, context_length(base, settings.base), "measures.behaviour")
-    sides = Sides(settings, base, folder)
+    sides = Sides(settings.base, settings.device, base, folder)
     asked = requests(problems, prompts, 1, wanted.seed)
     rows = []
     for side in SIDES:

@@ -1,4 +1,4 @@
-"""What models have answered correctly, as texts whose loss can be taken."""
+"""What models have answered, as texts that models can read again."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -8,7 +8,7 @@ from deltageom.measures.shared.losses.loss_paths import Text
 from deltageom.models.prompts import Tokenizer, completion_ids, turn_end
 
 
-def correct(tokenizer: Tokenizer, graded: Sequence[Path], problems: int) -> list[Text]:
+def correct(tokenizer: Tokenizer, graded: Sequence[Path], problems: int, wrong_too: bool = False) -> list[Text]:
     """The correct answers in files of graded records, to the first so many problems of each, each text once.
 
     The tokens are the tokenizer's of the record's prompt and response, closed where the model had finished. Sorted by
@@ -20,7 +20,7 @@ def correct(tokenizer: Tokenizer, graded: Sequence[Path], problems: int) -> list
         first = list(dict.fromkeys(record["problem_id"] for record in records))[:problems]
         place = {problem_id: number for number, problem_id in enumerate(first)}
         for record in records:
-            if record["correct"] and (problem_id := record["problem_id"]) in place:
+            if (wrong_too or record["correct"]) and (problem_id := record["problem_id"]) in place:
                 finished = record["finish_reason"] == "stop"
                 found[problem_id, record["prompt"], record["response"], finished] = place[problem_id]
     return [
