@@ -120,6 +120,7 @@ def test_the_table_from_the_rows_of_a_run(
         assert len(chosen) == 3
         return sum(row["nll"] for row in chosen) / sum(row["tokens"] for row in chosen)
 
+    assert table["layer"].notna().tolist() == sorted(table["layer"].notna(), reverse=True)  # layers first
     first = table[table["layer"] == 0].iloc[0]
     fall = loss("none") - loss("all")
     expected = ((loss("none") - loss("only", 0)) / fall, (loss("without", 0) - loss("all")) / fall)

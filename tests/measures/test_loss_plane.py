@@ -85,9 +85,9 @@ def test_losses_are_those_of_the_weighted_sum(
     rows = list(planes.losses_on_plane(str(tiny_model), base_settings, "cpu", models, TEXTS, 3, 0.1, 2))
     assert [row["model"] for row in rows] == ["base", "a", "b", *[None] * 9]
     corners = planes.corners(planes.gram([None, *(open_run(f) for f in list(models.values())[1:] if f)]))
-    assert [(row["x"], row["y"]) for row in rows[:3]] == [tuple(c) for c in corners]
+    assert [(row["along"], row["across"]) for row in rows[:3]] == [tuple(c) for c in corners]
     for row in rows:
-        _, a, b = planes.weights(corners, np.array([row["x"], row["y"]]))
+        _, a, b = planes.weights(corners, np.array([row["along"], row["across"]]))
         model = AutoModelForCausalLM.from_pretrained(tiny_model, dtype=torch.float64)
         for weight, folder in ((a, tiny_adapters["first"]), (b, tiny_adapters["second"])):
             for module in open_run(folder).modules:
@@ -118,7 +118,9 @@ def test_the_table_of_a_study_and_what_it_says_of_three_on_a_line(
     def table(**answers: Path) -> list[str | None]:
         rows = loss_plane.MEASURE.rows(settings, {"base": tiny_model, **wrong, **answers}, runs)
         write_csv(tmp_path / "loss_plane" / "points.csv", rows)
-        return [None if name != name else name for name in loss_plane.build(tmp_path, [])["loss_plane"]["model"]]
+        built = loss_plane.build(tmp_path, [])["loss_plane"]
+        assert {str(built[column].dtype) for column in ("along", "across", "loss")} == {"float64"}
+        return [None if name != name else name for name in built["model"]]
 
     assert table() == []
     assert table(answers_of_dpo=tmp_path / "right.jsonl") == ["base", "sft", "dpo", *[None] * 9]

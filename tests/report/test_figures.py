@@ -123,7 +123,7 @@ def sample(count=3, layers=2, gaps=False):
     built["loss_plane"] = pd.DataFrame(
         [(run, i, i, 1.5, 100) for i, run in enumerate(["base", *runs[:2]])]
         + [(None, x, y, rng.uniform(1, 2), 100) for x in range(4) for y in range(4)],
-        columns=["model", "x", "y", "loss", "n"],
+        columns=["model", "along", "across", "loss", "n"],
     )
     built["geometry_module"] = tidy(angles, "module layer a b k", ANGLES)
     built["geometry_layer"] = tidy(by_layer, "layer a b", ["cosine", "orthogonal_fraction_stacked"])

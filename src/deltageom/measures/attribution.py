@@ -58,7 +58,7 @@ def _of_run(measured: pd.DataFrame) -> list[Row]:
     draws = resampled(nll.to_numpy(float), tokens, RESAMPLES, SEED)
     norms = measured.groupby(["layer", "module"])["squared_norm"].first()
     table = []
-    for layer, module in norms.index.drop((-1, "")):
+    for layer, module in sorted(norms.index.drop((-1, "")), key=lambda place: (place[0] < 0, place)):
         row: Row = {"layer": int(layer) if layer >= 0 else None, "module_name": module or None}
         row |= {"norm_share": norms[layer, module] / norms[-1, ""], "n": len(tokens)}
         row |= {"loss_base": loss[ends[0]], "loss_run": loss[ends[1]]}

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
     from deltageom.measures.interface import Study, Tables
 
-COLUMNS = ["model", "x", "y", "loss", "n"]
+COLUMNS = ["model", "along", "across", "loss", "n"]
 
 
 def rows(settings: LossPlaneSettings, inputs: Mapping[str, Path], runs: Mapping[str, Path]) -> list[Row]:
@@ -57,13 +57,13 @@ def draw(tables: Tables, reference: str) -> Figure:  # noqa: ARG001
     if found.empty:
         return drawing.nothing()
     at = found["model"].notna()
-    square = found[~at].pivot(index="y", columns="x", values="loss")
+    square = found[~at].pivot(index="across", columns="along", values="loss")
     figure, (ax,) = drawing.panels(1, 1, 5.2, 4.2)
     levels = MaxNLocator(14).tick_values(square.min().min(), square.max().max())
     filled = ax.contourf(square.columns, square.index, square.to_numpy(float), levels=levels, cmap="cividis_r")
     figure.colorbar(filled, ax=ax, label="loss (nats per token)")
     look = look_of(tables)
-    for name, x, y, loss in found.loc[at, ["model", "x", "y", "loss"]].itertuples(index=False):
+    for name, x, y, loss in found.loc[at, ["model", "along", "across", "loss"]].itertuples(index=False):
         colour, marker = (look[name].colour, look[name].marker) if name in look else ("black", "*")
         ax.plot(x, y, marker, color=colour, markersize=9, markeredgecolor="white")
         label = f"{drawing.label(name)} {loss:.3f}"
@@ -100,9 +100,9 @@ def text(study: Study, tables: Tables) -> str:
             f"Loss (nats per token) of the correct answers of {names} to problems of {benchmark}, each text once, on "
             "the plane through the three, in an orthonormal basis: distances are those of weight space. One draw of "
             "each model.",
-            markdown(found.loc[at, ["model", "x", "y", "loss"]]),
+            markdown(found.loc[at, ["model", "along", "across", "loss"]]),
             f"The lowest loss of all points that were tried is {cell(lowest['loss'])}, at "
-            f"({cell(lowest['x'])}, {cell(lowest['y'])}).",
+            f"({cell(lowest['along'])}, {cell(lowest['across'])}).",
         ]
     )
 

@@ -74,7 +74,7 @@ def losses_on_plane(
     margin: float,
     batch_size: int,
 ) -> Iterator[Row]:
-    """A row per corner and point of the grid: model (at a corner), x, y, loss (nats per token), n problems.
+    """A row per corner and point of the grid: model (at a corner), along, across, loss (nats per token), n problems.
 
     models: three, by name; None for the base itself. Raises UserError if their updates are on one line.
     """
@@ -96,4 +96,4 @@ def losses_on_plane(
         share = dict(zip(models, weights(found, point), strict=True))
         losses = losses_by_problem(deltas.weigh(share), texts, batch_size).values()
         loss = sum(nll for nll, _ in losses) / sum(tokens for _, tokens in losses)
-        yield {"model": corner, "x": float(point[0]), "y": float(point[1]), "loss": loss, "n": len(losses)}
+        yield {"model": corner, "along": float(point[0]), "across": float(point[1]), "loss": loss, "n": len(losses)}
