@@ -158,3 +158,16 @@ def test_interval_holds_the_share_of_all_problems_and_narrows_with_more(tmp_path
         assert row["lost"] == pytest.approx(row["alone"])  # the parts add up here
     assert many["alone"] == pytest.approx(0.4, abs=0.02)
     assert many["alone_high"] - many["alone_low"] < (few["alone_high"] - few["alone_low"]) / 3
+
+
+def test_each_number_over_replicates_is_named_by_its_part() -> None:
+    table = pd.DataFrame(
+        [("sft", 0, None, 0.5, 0.1, 0.2), ("sft", None, "self_attn.q_proj", 0.7, 0.3, 0.4)],
+        columns=["run", "layer", "module_name", "alone", "lost", "norm_share"],
+    )
+    found = attribution.numbers(table)
+    assert {(row.a, row.measure, row.value) for row in found.itertuples()} == {
+        *(("sft", name, value) for name, value in (("alone", 0.5), ("lost", 0.1), ("norm_share", 0.2))),
+        *(("sft", f"{name}_self_attn.q_proj", v) for name, v in (("alone", 0.7), ("lost", 0.3), ("norm_share", 0.4))),
+    }
+    assert found["layer"].tolist() == pytest.approx([0.0, np.nan] * 3, nan_ok=True)

@@ -164,12 +164,11 @@ def _frame(shown: list[Row]) -> pd.DataFrame:
 
 
 def numbers(table: pd.DataFrame) -> pd.DataFrame:
-    """By layer alone: a kind of module is not among what says which number one is."""
-    return (
-        table[table["layer"].notna()]
-        .rename(columns={"run": "a"})
-        .melt(["a", "layer"], ["alone", "lost", "norm_share"], "measure")
-    )
+    """A kind of module, which is not among what says which number one is, stands in the measure's name."""
+    long = table.rename(columns={"run": "a"}).melt(["a", "layer", "module_name"], list(VIEWS), "measure")
+    kind = long["module_name"].notna()
+    long.loc[kind, "measure"] += "_" + long.loc[kind, "module_name"]
+    return long.drop(columns="module_name")
 
 
 MEASURE = Measure(

@@ -62,6 +62,7 @@ def build(results: Path, runs: Sequence[str]) -> dict[str, pd.DataFrame]:
 def draw(tables: Tables, reference: str) -> Figure:  # noqa: ARG001
     """The share of tokens whose prediction after each layer is the final one, a line per run and the base's dashed."""
     import numpy as np
+    from matplotlib.ticker import MaxNLocator
 
     from deltageom.display import drawing
     from deltageom.display.by_layer import look_of
@@ -74,11 +75,12 @@ def draw(tables: Tables, reference: str) -> Figure:  # noqa: ARG001
         ordered = layers.sort_values("layer")
         at, values = ordered["layer"].to_numpy(float), ordered["agreement"].to_numpy(float)
         drawing.layer_line(ax, at, np.asarray(values), look[str(run)], "-")
+    ax.xaxis.set_major_locator(MaxNLocator(8, integer=True))
     ax.set_xlabel("layer (0: the embeddings)")
     ax.set_ylabel("share of tokens")
     drawing.legend(figure, list(found["run"].unique()), look)
     n = drawing.span(found["n"])
-    drawing.title(figure, f"Predictions after each layer that are the final ones (n = {n} problems); dashed: the base")
+    drawing.title(figure, f"Predictions that are the final ones (n = {n} problems); dashed: the base")
     return figure
 
 
