@@ -1,6 +1,7 @@
 """The console command: help, logs, clear failures, provenance."""
 
 import json
+import os
 import subprocess
 from pathlib import Path
 
@@ -29,6 +30,18 @@ def test_help_names_every_command_with_a_line() -> None:
         if path.stem not in ("main", "arguments"):
             assert path.stem.replace("_", "-") in shown
             assert deltageom(path.stem.replace("_", "-"), "--help").returncode == 0
+
+
+@pytest.mark.parametrize("said", [None, "TRUE"])
+def test_mkl_takes_the_threads_that_it_is_given_unless_the_user_says_otherwise(said: str | None) -> None:
+    shown = (
+        "import os, deltageom.cli.main as m\ntry: m.main(['--help'])\n"
+        "except SystemExit: print(os.environ['MKL_DYNAMIC'])"
+    )
+    environment = {key: value for key, value in os.environ.items() if key != "MKL_DYNAMIC"}
+    environment |= {"MKL_DYNAMIC": said} if said else {}
+    done = subprocess.run([BIN / "python", "-c", shown], env=environment, capture_output=True, text=True, check=True)
+    assert done.stdout.splitlines()[-1] == (said or "FALSE")
 
 
 def test_log_takes_the_output_and_the_terminal_the_error(tmp_path: Path) -> None:

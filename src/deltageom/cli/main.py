@@ -23,6 +23,9 @@ NO_COMMANDS = ("main", "arguments")
 
 def main(argv: list[str] | None = None) -> NoReturn:
     """Runs one command and exits: 0, 1 for any failure, 2 for wrong arguments."""
+    # MKL may else take fewer threads than it is given, and so round otherwise from one run to the next (its developer
+    # guide, "Reproducibility Conditions"); before torch is imported, and unless the user has said it
+    os.environ.setdefault("MKL_DYNAMIC", "FALSE")
     if argv is None and (status := warm.run(sys.argv)) is not None:
         sys.exit(status)
     commands = _commands()
