@@ -227,6 +227,34 @@ def test_hidden_states_equal_an_unpadded_pass_of_the_dense_model(
         np.testing.assert_allclose(hidden[:, index], expected.numpy(), atol=1e-4)
 
 
+def test_hidden_states_of_the_bases_answers_are_the_mean_over_their_tokens(
+    tiny_model: Path, tiny_adapters: dict[str, Path], base_settings: Base, prompt: Prompt, tmp_path: Path
+) -> None:
+    wanted = Cka(benchmark="easy", prompts=4, pooling="completion", batch_size=2)
+    settings = HiddenSettings(cka=wanted, prompt=prompt, base=base_settings, device="cpu")
+    output, run = tmp_path / "hidden.safetensors", tiny_adapters["first"]
+    with pytest.raises(UserError, match=r"pooling completion: the base's answers are needed: give --answers"):
+        hidden_states.write(settings, str(tiny_model), run, PROBLEMS, output)
+    said = {"1": "She has 8 of them.", "2": "5", "3": "No idea at all, and more of it."}
+    answers = [
+        {"problem_id": problem.id, "prompt": problem.question, "response": said[problem.id]}
+        | {"finish_reason": "length", "correct": False}
+        for problem in PROBLEMS
+    ]
+    write_jsonl(tmp_path / "answers.jsonl", answers)
+    hidden_states.write(settings, str(tiny_model), run, PROBLEMS, output, tmp_path / "answers.jsonl")
+    hidden = load_file(output)["hidden"]
+    model = dense_model(tiny_model, [(1.0, run)])
+    tokenizer = load_tokenizer(str(tiny_model), base_settings)
+    for index, problem in enumerate(PROBLEMS):
+        asked = tokenizer.encode(problem.question, add_special_tokens=False)
+        answer = tokenizer.encode(said[problem.id], add_special_tokens=False)
+        with torch.no_grad():
+            states = torch.stack(model(torch.tensor([asked + answer]), output_hidden_states=True).hidden_states[1:])
+        expected = states[:, 0, len(asked) :].mean(1)
+        np.testing.assert_allclose(hidden[:, index], expected.numpy(), atol=1e-4)
+
+
 def updated(folder: Path, module: str, runs: dict[str, Path], top_k: int, base: Path | None = None) -> dict[str, Any]:
     """The record of a module that `geometry.record.update` leaves in its file."""
     path = folder / f"{module}.json"

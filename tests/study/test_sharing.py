@@ -64,6 +64,10 @@ CHILDREN: dict[str, tuple[str, set[str]]] = {
     "the grader of the scores": ("grading: {primary: math_verify, rewards: strict}", {*GRADES, *MEASURED}),
     "the grader of the rewards": ("grading: {rewards: math_verify}", NEW_DATA),
     "the grader of both": ("grading: {primary: math_verify}", {*GRADES, *NEW_DATA}),
+    "pooling of CKA": (
+        "measures: {cka: {pooling: completion}}",
+        {"cka", "connectivity", *(f"hidden_states/{r}" for r in RUNS)},
+    ),
     "prompts of CKA": ("measures: {cka: {prompts: 7}}", {"cka", "connectivity", *(f"hidden_states/{r}" for r in RUNS)}),
     "top-k": ("measures: {geometry: {top_k: [2, 3]}}", {"geometry", *MEASURED}),
     "the base's spectrum": ("measures: {geometry: {base_rank: 48}}", {"geometry", "base_spectrum", *MEASURED}),

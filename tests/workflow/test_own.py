@@ -34,8 +34,12 @@ def extended(smoke_study: Path, tmp_path_factory: pytest.TempPathFactory) -> Pat
     (project / "workflow/rules/where.smk").write_text(rule)
     study = merge(yaml.safe_load(SMOKE), yaml.safe_load(runs))
     study["runs"]["whole"] = None
-    # one that config.yaml leaves out
-    study["measures"]["held_out_paths"] = {"benchmark": "easy", "problems": 8, "points": 3, "batch_size": 8}
+    # those that config.yaml leaves out, and the pooling that reads answers
+    on_easy = {"benchmark": "easy", "problems": 8, "batch_size": 8}
+    study["measures"]["held_out_paths"] = on_easy | {"points": 3}
+    study["measures"]["attribution"] = study["measures"]["logit_lens"] = on_easy
+    study["measures"]["loss_plane"] = on_easy | {"models": ["base", "sft", "half"], "points": 3, "margin": 0.1}
+    study["measures"]["cka"]["pooling"] = "completion"
     (project / "studies/smoke.yaml").write_text(yaml.safe_dump(study))
     done = snakemake(project, "--config", "study=smoke")
     assert done.returncode == 0, done.stdout + done.stderr
@@ -71,6 +75,24 @@ def test_a_measure_that_a_study_turns_on_is_in_it(extended: Path) -> None:
     }
     assert "## Mode connectivity on held-out answers" in (results / "details.md").read_text()
     assert (results / "figures" / "held_out_paths.svg").is_file()
+
+
+def test_further_measures_that_a_study_turns_on_are_in_it(extended: Path) -> None:
+    results = extended / "results" / "smoke"
+    details = (results / "details.md").read_text()
+    for name, title in (
+        ("attribution", "Where an update acts"),
+        ("logit_lens", "Prediction depth"),
+        ("loss_plane", "Loss on a plane"),
+    ):
+        assert f"## {title}" in details
+        assert (results / "tables" / f"{name}.csv").is_file()
+        assert (results / "figures" / f"{name}.svg").is_file()
+        assert name in (results / "report.html").read_text()
+    depths = pd.read_csv(results / "tables" / "logit_lens.csv")
+    assert set(depths["run"]) >= {"sft", "half", "dpo"}
+    assert (depths["n"] == 8).all()
+    assert "pooling: completion" in details
 
 
 def test_the_measure_has_its_table_figure_words_and_provenance(extended: Path) -> None:

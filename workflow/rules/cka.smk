@@ -1,3 +1,11 @@
+def base_answers(places):
+    """The base's answers to the CKA prompts, if the hidden states are those of answers."""
+    wanted = STUDY.measures.cka
+    if wanted.pooling != "completion":
+        return []
+    return places.graded("base", wanted.benchmark)
+
+
 rule hidden_states:
     """Every layer's hidden states of the CKA prompts, from the base or a run."""
     input:
@@ -6,6 +14,7 @@ rule hidden_states:
         problems=lambda w: of("hidden_states/{model}", w).problems(
             STUDY.measures.cka.benchmark
         ),
+        answers=lambda w: base_answers(of("hidden_states/{model}", w)),
     output:
         hidden="results/{owner}/hidden/{model}.safetensors",
         provenance="results/{owner}/provenance/hidden_states/{model}.json",
@@ -29,9 +38,10 @@ rule hidden_states:
         ),
         base=lambda w: of("hidden_states/{model}", w).model("base"),
         adapter=lambda w: of("hidden_states/{model}", w).adapter_argument(w.model),
+        answers=lambda _, input: ["--answers", input.answers] if input.answers else [],
     shell:
         "deltageom hidden-states --settings {params.settings:q} --base {params.base:q} {params.adapter:q}"
-        " --problems {input.problems:q} --output {output.hidden:q}"
+        " --problems {input.problems:q} {params.answers:q} --output {output.hidden:q}"
         " --gpus {resources.gpu} --provenance {output.provenance:q} --log {log:q}"
 
 

@@ -47,7 +47,7 @@ class HeldOutPaths(Connectivity):
 class Cka(Section):
     benchmark: str
     prompts: Annotated[int, Field(ge=4)]  # the debiased estimator divides by n - 3
-    pooling: Literal["last", "mean"]
+    pooling: Literal["last", "mean", "completion"]
     batch_size: Count
 
 

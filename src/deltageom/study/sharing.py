@@ -220,7 +220,8 @@ def _hidden_states(study: Study, *model: str) -> Stage:
     """Of the base, or of what the stage `model` makes of it."""
     cka = study.measures.cka
     told = settings(cka=cka, prompt=study.prompt, base=study.base, device=study.device)
-    return Stage(told, (*_base(study), *model, f"problems/{cka.benchmark}"))
+    answers = ("grade/base",) if cka.pooling == "completion" else ()
+    return Stage(told, (*_base(study), *model, *answers, f"problems/{cka.benchmark}"))
 
 
 def _representations(study: Study) -> dict[str, Stage]:

@@ -10,6 +10,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add_settings(parser)
     add_model(parser, adapter=True)
     parser.add_argument("--problems", type=Path, required=True, help="jsonl file of problems")
+    parser.add_argument("--answers", type=Path, help="the base's graded answers to them, for pooling completion")
     parser.add_argument("--output", type=Path, required=True, help="safetensors file to write")
 
 
@@ -20,4 +21,4 @@ def run(arguments: argparse.Namespace) -> None:
 
     settings = parse_settings(HiddenSettings, arguments.settings)
     problems = problem.read_problems(arguments.problems)[: settings.cka.prompts]
-    hidden_states.write(settings, arguments.base, arguments.adapter, problems, arguments.output)
+    hidden_states.write(settings, arguments.base, arguments.adapter, problems, arguments.output, arguments.answers)
