@@ -9,6 +9,7 @@ import pandas as pd
 
 from deltageom.display.against import against
 from deltageom.display.markdown import cell, markdown, readable
+from deltageom.report import verdicts
 from deltageom.report.paper import AGAINST_SFT, NORM_OF_SFT_TO_DPO, SOURCE
 from deltageom.text import escape
 
@@ -32,8 +33,8 @@ SHOWN = {
 
 def headline(study: Mapping[str, Any], tables: Tables) -> str:
     """Markdown: the answer in a few sentences, each number with its interval and the paper's beside it."""
-    lines = [_drawn(study, tables), *_cosines(study, tables), *_order(study, tables), *_norms(study, tables)]
-    return "\n".join(f"- {line}" for line in [*lines, *_accuracies(tables)])
+    lines = [_drawn(study, tables), verdicts.sentence(study, tables), *_cosines(study, tables), *_order(study, tables)]
+    return "\n".join(f"- {line}" for line in [*lines, *_norms(study, tables), *_accuracies(tables)])
 
 
 def replicates(study: Mapping[str, Any], tables: Tables) -> str:

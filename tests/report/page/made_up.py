@@ -157,7 +157,7 @@ def write_replicated(folder: Path, count: int = 3) -> Path:
     first, draws = read_tables(folder / "tables"), []
     for number in range(1, count + 1):
         table = first["geometry_global"]
-        moved = table["value"].where(table["measure"] != "cosine", table["value"] - number / 100)
+        moved = table["value"].where(table["measure"] != "cosine", table["value"] * (1 - number / 100))
         draws.append(first | {"geometry_global": table.assign(value=moved)})
         if number > 1:
             write_table(draws[-1]["geometry_global"], folder / "replicates" / str(number) / "tables", "geometry_global")

@@ -1,5 +1,6 @@
 """The page in a real browser: numbers follow the selection, keys reach everything, nothing is asked of the net."""
 
+import json
 import re
 import time
 from collections.abc import Iterator
@@ -15,6 +16,7 @@ from selenium.webdriver.common.keys import Keys
 
 from deltageom.display.table_files import read_table
 from deltageom.report.page import render, source
+from deltageom.report.page.answers import verdict_table
 from tests.report.page import made_up
 from tests.report.page.conftest import Browser
 
@@ -133,6 +135,10 @@ def test_the_slider_of_steps_moves_the_cosines(browser: Browser, tmp_path: Path)
         assert browser.number(f"step-cosine-{name}") == expected["cosine"]
         assert browser.number(f"step-ratio-{name}") == pytest.approx(expected["norm_b"] / expected["norm_a"])
         assert "after step 8: cosine " + f"{expected['cosine']:.3f}".replace("-", "−") in cell()
+        drawn = str(browser.js("return document.querySelector('#plot-steps svg').ariaLabel"))
+        assert drawn == "Cosine of sft and dpo after each snapshot: " + ", ".join(
+            f"step {step} " + f"{row(step, layer)['cosine']:.3f}".replace("-", "−") for step in (2, 8)
+        )
     focus(browser, "#step")
     press(browser, Keys.END)
     browser.open(path, "#pair=sft,dpo&layer=all")
@@ -148,6 +154,7 @@ def test_the_slider_of_steps_moves_the_cosines(browser: Browser, tmp_path: Path)
 def test_without_snapshots_there_is_no_slider_of_steps(browser: Browser, page: Path) -> None:
     browser.open(page, "#pair=sft,dpo&layer=all&step=8")
     assert browser.js("return getComputedStyle(document.getElementById('step-control')).display") == "none"
+    assert browser.js("return document.querySelector('[data-figure=steps]').hidden")
     assert browser.texts("[data-value='step-cosine-all']") == []
 
 
@@ -333,6 +340,10 @@ def test_two_studies_in_one_page(browser: Browser, results: Path, tmp_path: Path
     assert "not there" in browser.text("#side-by-side")
 
 
+def label(browser: Browser, figure: str) -> str:
+    return str(browser.js("return document.querySelector(`#plot-${arguments[0]} svg`).ariaLabel", figure))
+
+
 def test_replicates_give_intervals_and_clouds(browser: Browser, tmp_path: Path) -> None:
     folder = made_up.write_replicated(tmp_path / "drawn")
     path = folder / "report.html"
@@ -343,10 +354,39 @@ def test_replicates_give_intervals_and_clouds(browser: Browser, tmp_path: Path) 
     row = rows[(rows["a"] == "dft") & (rows["b"] == "sft")].iloc[0]
     said = browser.text("[data-value='cosine-all']")
     assert f"mean of 3 draws {row['mean']:.3f} [{row['low']:.3f}, {row['high']:.3f}]" in said
-    assert f"dft {row['mean']:.3f} [{row['low']:.3f}, {row['high']:.3f}]" in str(
-        browser.js("return document.querySelector('#plot-reference svg').ariaLabel")
-    )
+    assert f"dft {row['mean']:.3f} [{row['low']:.3f}, {row['high']:.3f}]" in label(browser, "reference")
+    assert "mean of 3 replicates: layer 0 " in label(browser, "cosine")
+    scores = table[(table["source"] == "accuracy") & (table["benchmark"] == "easy") & (table["a"] == "dft")].iloc[0]
+    assert f"dft on easy: {scores['mean']:.3f}" in label(browser, "accuracy")
+    assert "mean of 3 replicates; 95 % interval over replicates and problems" in browser.text("#plot-accuracy")
+    tested = browser.text("#said-tests")
+    assert " on easy: in replicate 1, " in tested
+    assert " Over 3 replicates: " in tested
     assert {"dft, replicate 2", "sft, replicate 3"} <= set(browser.texts("#plot-map title"))
+
+
+def test_the_verdicts_stand_first(browser: Browser, tmp_path: Path) -> None:
+    folder = made_up.write_replicated(tmp_path / "drawn")
+    provenance = json.loads((folder / "provenance.json").read_text())
+    runs = provenance["settings"]["runs"]  # dft as sft with another seed: the yardstick
+    runs["dft"] = json.loads(json.dumps(runs["sft"]))
+    runs["dft"]["training"]["seed"] += 1
+    (folder / "provenance.json").write_text(json.dumps(provenance))
+    found = source.read(folder)
+    rows = verdict_table(found.settings, found.tables)
+    path = folder / "report.html"
+    path.write_text(render.page([found]), encoding="utf-8")
+    browser.open(path)
+    cells = [" ".join(text.split()) for text in browser.texts(".verdicts tbody tr")]
+    assert [row["run"] for row in rows] == ["dpo"]
+    shown = "".join(rows[0][key] for key in ("run", "verdict", "cosine", "less", "least", "most"))
+    assert [cell.replace(" ", "") for cell in cells] == [shown.replace(" ", "")]
+    assert browser.text("#answer .lead").startswith("Which updates are the same as sft's: beside dft, the same run")
+    assert rows[0]["verdict"] + ": dpo" in browser.text("#answer .lead")
+    # what is exploration has another mark than what was to be tested
+    marks = "".join(browser.texts("#plot-tests .cell text"))
+    assert "°" in browser.text("[data-figure=tests] figcaption")
+    assert set(marks) <= set("0123456789.+−–*°")
 
 
 def test_a_large_study_is_small_and_fast(browser: Browser, large: Path) -> None:

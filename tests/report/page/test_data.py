@@ -112,9 +112,10 @@ def test_the_answer_is_the_summarys(page: str) -> None:
     for lead, sentence in held(page)["answers"]:
         assert lead in text
         assert sentence in text
-    assert said[0].startswith("Cosine of each update with sft's: dft 0.")
-    assert "(paper 0.572)" in said[0]
-    assert said[1].startswith("Where they part from sft's, lowest to highest cosine by layer: ")
+    assert said[0].startswith("Which updates are the same as sft's: no run differs from it only in seeds")
+    assert said[1].startswith("Cosine of each update with sft's: dft 0.")
+    assert "(paper 0.572)" in said[1]
+    assert said[2].startswith("Where they part from sft's, lowest to highest cosine by layer: ")
     assert any(line.startswith("Accuracy: on easy base 0.17 [") for line in said)
 
 

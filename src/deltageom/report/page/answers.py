@@ -8,7 +8,8 @@ from typing import Any
 import pandas as pd
 
 from deltageom.display.against import against
-from deltageom.report.summary_replicates import headline
+from deltageom.report import verdicts
+from deltageom.report.summary_replicates import headline, numbers_against, value
 
 Tables = Mapping[str, pd.DataFrame]
 
@@ -23,8 +24,11 @@ def answers(study: Mapping[str, Any], tables: Tables) -> list[tuple[str, str]]:
     """
     if any(name not in tables for name in NEEDED):
         return []
-    first, *others = [plain(line) for line in headline(study, tables).splitlines()]
-    return [_parted(line) for line in (*others[:1], *_where(study, tables), *others[1:], first)]
+    first, verdict, *others = [plain(line) for line in headline(study, tables).splitlines()]
+    found = verdicts.verdicts(study, tables)
+    verdict = verdicts.in_words(study, found) if found else verdict
+    where = _where(study, tables, by_layer=not found)  # the table of verdicts has it
+    return [_parted(line) for line in (verdict, *others[:1], *where, *others[1:], first)]
 
 
 def plain(line: str) -> str:
@@ -37,30 +41,71 @@ def _parted(line: str) -> tuple[str, str]:
     return (f"{lead}:", said) if colon and "(" not in lead else ("", line)
 
 
-def _where(study: Mapping[str, Any], tables: Tables) -> Iterator[str]:
+def verdict_table(study: Mapping[str, Any], tables: Tables) -> list[dict[str, str]]:
+    """The verdicts as rows of text: run, cosine, less (than the yardstick's), verdict, least and most (by layer)."""
+    reference = study["measures"]["compare_with"]
+    if any(name not in tables for name in NEEDED) or not (found := verdicts.verdicts(study, tables)):
+        return []
+    cosines = {row["run"]: value(row) for _, row in numbers_against(study, tables, "cosine").iterrows()}
+    layers = {run: of.sort_values("mean") for run, of in _by_layer(tables, reference).groupby("run", sort=False)}
+    rows = []
+    for one in sorted(found, key=lambda one: (verdicts.ORDER.index(one.words), -one.difference)):
+        ends = [layers[one.run].iloc[i] for i in (0, -1)] if one.run in layers else []
+        least, most = (f"{int(end['layer'])}: {value(end)}" for end in ends) if ends else ("", "")
+        less = f"{one.difference:+.2f} [{one.low:+.2f}, {one.high:+.2f}]"
+        rows.append(
+            {"run": one.run, "verdict": one.words, "cosine": cosines[one.run], "less": less}
+            | {"least": least, "most": most}
+        )
+    return rows
+
+
+def _by_layer(tables: Tables, reference: str) -> pd.DataFrame:
+    """Cosines with the reference by run and layer: `mean`, with `low` and `high` where there are replicates."""
+    if "replicates" in tables:
+        rows = tables["replicates"][tables["replicates"]["source"] == "geometry_layer"]
+    else:
+        rows = tables["geometry_layer"].drop(columns=["low", "high"], errors="ignore").rename(columns={"value": "mean"})
+    rows = rows[(rows["measure"] == "cosine") & rows["b"].notna()]
+    return against(rows, reference, list(tables["training"]["run"])).dropna(subset="mean")
+
+
+def _by_kind(tables: Tables, reference: str) -> pd.DataFrame:
+    """The same by kind of module, means over layers, of one draw."""
+    rows = tables["geometry_module"][tables["geometry_module"]["measure"] == "cosine"]
+    rows = rows[rows["b"].notna()].assign(kind=lambda of: [str(m).rpartition(".")[2] for m in of["module"]])
+    found = against(rows, reference, list(tables["training"]["run"]))
+    return found.groupby(["run", "kind"], sort=False)["value"].mean().dropna().reset_index(name="mean")
+
+
+def _where(study: Mapping[str, Any], tables: Tables, by_layer: bool) -> Iterator[str]:
     """Each run's lowest and highest cosine with the reference, by layer and by kind of module."""
-    reference, order = study["measures"]["compare_with"], list(tables["training"]["run"])
-    draw = " in replicate 1" if "replicates" in tables else ""
-    for name, place, words in (
-        ("geometry_layer", "layer", "by layer"),
-        ("geometry_module", "kind", "by kind of module, means over layers"),
+    reference = study["measures"]["compare_with"]
+    replicated = "replicates" in tables
+    for name, place, found_of, words in (
+        ("geometry_layer", "layer", _by_layer, "by layer" + (", means over replicates" if replicated else "")),
+        (
+            "geometry_module",
+            "kind",
+            _by_kind,
+            "by kind of module, means over layers" + (" in replicate 1" if replicated else ""),
+        ),
     ):
-        if name not in tables:
+        if name not in tables or (place == "layer" and not by_layer):
             continue
-        rows = tables[name][(tables[name]["measure"] == "cosine") & tables[name]["b"].notna()]
-        if place == "kind":
-            rows = rows.assign(kind=[str(module).rpartition(".")[2] for module in rows["module"]])
-        found = against(rows, reference, order).groupby(["run", place], sort=False)["value"].mean().dropna()
-        if found.index.get_level_values(place).nunique() < 2:
+        found = found_of(tables, reference)
+        if found[place].nunique() < 2:
             continue
         said = []
-        for run in [run for run in order if run in found.index.get_level_values("run")]:
-            values = found[run].sort_values()
-            low, high = (f"{values.iloc[i]:z.2f} ({_called(place, values.index[i])})" for i in (0, -1))
-            said.append((values.iloc[0], f"{run} {low} to {high}"))
+        for run, rows in found.groupby("run", sort=False):
+            ordered = rows.sort_values("mean")
+            low, high = (
+                f"{end['mean']:z.2f} ({_called(place, end[place])})" for _, end in ordered.iloc[[0, -1]].iterrows()
+            )
+            said.append((ordered["mean"].iloc[0], f"{run} {low} to {high}"))
         shown = [text for _, text in sorted(said)][:LISTED]
         cut = f", and {len(said) - LISTED} more" if len(said) > LISTED else ""
-        yield f"Where they part from {reference}'s, lowest to highest cosine {words}{draw}: {', '.join(shown)}{cut}."
+        yield f"Where they part from {reference}'s, lowest to highest cosine {words}: {', '.join(shown)}{cut}."
 
 
 def _called(place: str, name: Any) -> str:

@@ -8,7 +8,7 @@ import pandas as pd
 from deltageom.display.palette import looks, on_dark
 from deltageom.measures.interface import load_all
 from deltageom.report import results
-from deltageom.report.page.answers import answers
+from deltageom.report.page.answers import answers, verdict_table
 from deltageom.report.page.arrange import BASE, order, plane
 from deltageom.report.page.columns import Columns, columns, numbers
 from deltageom.report.page.measures import MEASURES, names_of_level
@@ -37,6 +37,7 @@ def at_once(source: Source) -> Data:
     return {
         "name": source.name,
         "answers": answers(source.settings, source.tables) if source.settings else [],
+        "verdicts": verdict_table(source.settings, source.tables) if source.settings else [],
         "reference": _reference(source, runs),
         "runs": list(runs),
         "looks": {

@@ -57,6 +57,11 @@ def chance_mean(rows: pd.DataFrame) -> pd.Series:
     return rows["chance_own_mean"].fillna(rows["chance_fresh_mean"])
 
 
+def chance_sd(rows: pd.DataFrame) -> pd.Series:
+    """The same of its standard deviation."""
+    return rows["chance_own_sd"].fillna(rows["chance_fresh_sd"])
+
+
 def count_modules(tables: Mapping[str, pd.DataFrame]) -> int:
     return int(tables["geometry_module"]["module"].nunique())
 

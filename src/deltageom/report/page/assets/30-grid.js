@@ -34,7 +34,7 @@ function grid(host, { rows, columns, cell, label, choose, side = null }) {
   const left = Math.min(letters(rows), 130) + 10 + (side ? 16 : 0);
   const slanted = columns.some((name) => name.length > 4) ? 34 : 4;
   const room = (host.clientWidth || 320) - left - slanted;
-  const size = Math.max(26, Math.min(46, Math.floor(room / columns.length)));
+  const size = Math.max(30, Math.min(46, Math.floor(room / columns.length)));
   const flat = columns.every((name) => name.length * 6.6 < size - 2);
   const top = flat ? 22 : Math.min(letters(columns), 130) * 0.72 + 16;
   const reach = columns.map((name, c) => size * (c + 0.5) + (flat ? 0 : Math.min(name.length * 6.6, 150) * 0.72 + 6));

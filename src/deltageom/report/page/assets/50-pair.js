@@ -109,11 +109,19 @@ function byLayer(name, pick) {
   return [...best.values()].sort((p, q) => p.layer - q.layer).map((row) => [row.layer, pick(one, row)]);
 }
 
+// The cosine by layer as its mean over replicates, with intervals, where there are any.
+function cosineOverReplicates() {
+  const over = table('replicates');
+  if (!over || state.a === state.b) return null;
+  const found = layers().map((layer) => pairRow('replicates', { source: 'geometry_layer', measure: 'cosine', layer })).filter(Boolean);
+  return found.length ? found : null;
+}
+
 const valueOf = (_, row) => row.value;
 const chanceOf = (one, row) => chance(one, row).value;
 
 // Lines over layers; each is [points, attributes, name]. The slider's layer is marked.
-function layerChart(id, label, unit, domain, lines, band = []) {
+function layerChart(id, label, unit, domain, lines, band = [], spans = []) {
   const host = $(id);
   const known = layers();
   if (!lines.some(([points]) => points.some(([, value]) => value !== null)) || known.length < 1) return empty(host, 'Not in these results for this pair.');
@@ -129,6 +137,7 @@ function layerChart(id, label, unit, domain, lines, band = []) {
         const edge = (sign) => band.map(([layer, sd]) => `${x(layer).toFixed(1)},${y(sign * 2 * (sd ?? 0)).toFixed(1)}`);
         group.append(shape('path', { d: `M${edge(1).join('L')}L${edge(-1).reverse().join('L')}Z`, fill: ink().faint, opacity: 0.45 }));
       }
+      for (const [layer, low, high] of spans) group.append(shape('line', { x1: x(layer), x2: x(layer), y1: y(low), y2: y(high), stroke: lines[0][1].stroke, 'stroke-width': 1.5 }));
       for (const [points, attributes, name] of lines) {
         group.append(line(points, x, y, attributes));
         if (attributes['stroke-dasharray']) continue;
@@ -144,10 +153,13 @@ function drawLayers() {
   const [one, other] = [dark() ? '#6FB1F0' : '#0B62A8', dark() ? '#F0A35E' : '#B4530A'];
   const solid = (stroke) => ({ stroke });
   const dashed = (stroke) => ({ stroke, 'stroke-dasharray': '5 4', 'stroke-width': 1.5 });
-  const cosine = byLayer('cosine', valueOf);
+  const drawn = cosineOverReplicates();
+  const cosine = drawn ? drawn.map((row) => [row.layer, row.mean]) : byLayer('cosine', valueOf);
+  const spans = drawn ? drawn.filter((row) => row.low !== null).map((row) => [row.layer, Math.max(row.low, -1), Math.min(row.high, 1)]) : [];
   const band = byLayer('cosine', chanceOf);
-  const values = cosine.map(([, value]) => value).filter((value) => value !== null);
-  layerChart('plot-cosine', 'cosine', '', [Math.min(-0.1, ...values) - 0.02, Math.max(1, ...values)], [[cosine, solid(one), 'cosine']], band);
+  const values = [...cosine, ...spans].flatMap(([, ...ends]) => ends).filter((value) => value !== null);
+  const name = drawn ? `mean of ${drawn[0].n} replicates` : 'cosine';
+  layerChart('plot-cosine', 'cosine', '', [Math.min(-0.1, ...values) - 0.02, Math.max(1, ...values)], [[cosine, solid(one), name]], band, spans);
   layerChart('plot-orthogonal', 'orthogonal fraction', '', [0, 1.03], [[byLayer('orthogonal', valueOf), solid(one), 'measured'], [byLayer('orthogonal', chanceOf), dashed(ink().soft), 'chance']]);
   for (const side of ['left', 'right']) {
     layerChart(`plot-${side}`, `${side} angles`, 'degrees', [0, 93], [
@@ -177,6 +189,8 @@ function drawPath(stroke) {
   }
   if (!points.some(([, loss]) => loss !== null)) return empty(host, 'Loss paths are not in these results for this pair.');
   const ends = [points[0], points[points.length - 1]];
+  const uniform = pairRow('barriers', {})?.uniform ?? null;
+  $('path-said').textContent = uniform === null ? '' : `A model to which all tokens are equally likely has a loss of ${shown(uniform)}.`;
   return chart(host, {
     label: `Loss from ${state.a} to ${state.b}: ${points.map(([share, loss]) => `${shown(share)}: ${shown(loss)}`).join(', ')}`,
     x: { domain: [0, 1], label: `share of ${state.b}'s update (0: ${state.a})`, ticks: [0, 0.25, 0.5, 0.75, 1] },

@@ -1,6 +1,6 @@
 // Wiring: controls to the selection, the selection to the views, the theme, and what is drawn when.
 
-const AT_ONCE = [drawReference, drawPicker, drawSteps, drawAccuracy, drawNumbers, drawHeatmap, drawMap];
+const AT_ONCE = [drawReference, drawPicker, drawSteps, drawStepChart, drawAccuracy, drawNumbers, drawHeatmap, drawMap];
 const AFTERWARDS = [drawLayers, drawModules, drawSpectra, drawCurves, drawSamples, drawFiles];
 let unpacked = false;
 
@@ -13,6 +13,7 @@ const later = (draw) => () => { if (unpacked) draw(); };
 onSelect(['a', 'b', 'layer', 'measure'], () => { drawPicker(); drawNumbers(); drawHeatmap(); });
 onSelect(['step'], () => { drawSteps(); drawNumbers(); drawHeatmap(); });
 onSelect(['a', 'b'], drawMap);
+onSelect(['a', 'b', 'layer'], drawStepChart);
 onSelect(['a', 'b', 'layer'], later(drawLayers));
 onSelect(['a', 'b', 'layer', 'measure', 'kind'], later(drawModules));
 onSelect(['a', 'b', 'layer', 'kind'], later(drawSpectra));
