@@ -162,7 +162,7 @@ EVERYWHERE = (
     *("api.py", "comparison/*", "display/*", "planning/*", "report/*", "toy/*"),
     *("grading/*", "measures/*", "geometry/[!_f]*", "deltas/hub.py", "deltas/open.py"),
     *("jobs/checksums.py", "jobs/pack.py", "jobs/study_provenance.py", "jobs/watch.py"),
-    *("study/grid.py", "study/load.py", "study/resolved.py"),
+    *("study/grid.py", "study/load.py", "study/measured.py", "study/resolved.py"),
 )
 NEVER = {
     "rollouts": (*EVERYWHERE, "evaluation/*", "geometry/*", "methods/*", "training/*"),

@@ -14,9 +14,9 @@ from deltageom.files import write_csv, write_jsonl
 from deltageom.measures import attribution
 from deltageom.measures.shared.losses import parts
 from deltageom.measures.shared.losses.loss_paths import Text
+from deltageom.measures.shared.settings import AttributionSettings
 from deltageom.study.measured import Attribution
 from deltageom.study.schema import Base
-from deltageom.study.settings import AttributionSettings
 from tests.deltas import tiny_checkpoints
 
 TEXTS = [Text("1", [5, 6, 7], [8, 9]), Text("1", [5, 6, 7], [10]), Text("2", [11, 12], [13, 14, 15, 16])]

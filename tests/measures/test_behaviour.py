@@ -18,13 +18,13 @@ from deltageom.evaluation.statistics import ratio_of_sums
 from deltageom.generation.engine import Completion
 from deltageom.measures import behaviour
 from deltageom.measures.shared import policies
+from deltageom.measures.shared.settings import BehaviourSettings
 from deltageom.models.load import Model, load_model, load_run, load_tokenizer
 from deltageom.models.prompts import prompt_ids
 from deltageom.problems.problem import Problem
 from deltageom.study.measured import Behaviour
 from deltageom.study.running import Transformers
 from deltageom.study.schema import Base, Prompt
-from deltageom.study.settings import BehaviourSettings
 from deltageom.training import monitoring
 
 PROBLEMS = [Problem(f"p{i}", f"Tom has {i} apples{' and pens' * (i % 3)}.", "3", None) for i in range(6)]

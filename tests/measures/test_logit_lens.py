@@ -11,10 +11,10 @@ from deltageom.files import write_csv, write_jsonl
 from deltageom.measures import logit_lens
 from deltageom.measures.shared import lens
 from deltageom.measures.shared.losses.loss_paths import Text
+from deltageom.measures.shared.settings import LogitLensSettings
 from deltageom.models.load import load_run
 from deltageom.study.measured import LogitLens
 from deltageom.study.schema import Base
-from deltageom.study.settings import LogitLensSettings
 from tests.deltas import tiny_checkpoints
 
 TEXTS = [Text("1", [5, 6, 7], [8, 9]), Text("2", [11], [13, 14, 15, 16]), Text("1", [5, 6, 7], [20])]

@@ -13,9 +13,9 @@ from deltageom.files import write_csv, write_jsonl
 from deltageom.measures import loss_plane
 from deltageom.measures.shared.losses import planes
 from deltageom.measures.shared.losses.loss_paths import Text
+from deltageom.measures.shared.settings import LossPlaneSettings
 from deltageom.study.measured import LossPlane
 from deltageom.study.schema import Base
-from deltageom.study.settings import LossPlaneSettings
 from tests.deltas import tiny_checkpoints
 
 TEXTS = [Text("1", [5, 6, 7], [8, 9]), Text("2", [11, 12], [13, 14, 15, 16])]

@@ -19,12 +19,12 @@ from deltageom.geometry import record
 from deltageom.measures.shared import hidden_states
 from deltageom.measures.shared.losses import loss_paths, own_answers
 from deltageom.measures.shared.losses.weighted_deltas import WeightedDeltas
+from deltageom.measures.shared.settings import ConnectivitySettings, HiddenSettings
 from deltageom.models.load import Model, load_run, load_tokenizer
 from deltageom.models.prompts import prompt_ids, turn_end
 from deltageom.problems.problem import Problem
 from deltageom.study.measured import Cka, Connectivity
 from deltageom.study.schema import Base, Prompt
-from deltageom.study.settings import ConnectivitySettings, HiddenSettings
 from tests.deltas import tiny_checkpoints
 
 PROBLEMS = [

@@ -20,11 +20,11 @@ from deltageom.measures import representations as measure
 from deltageom.measures.shared import hidden_states
 from deltageom.measures.shared import representations as shared
 from deltageom.measures.shared.linear_cka import linear_cka_debiased
+from deltageom.measures.shared.settings import HiddenSettings, RepresentationSettings
 from deltageom.problems.problem import Problem
 from deltageom.report.replicates import replicates_table
 from deltageom.study.measured import Cka, Representations
 from deltageom.study.schema import Base, Prompt
-from deltageom.study.settings import HiddenSettings, RepresentationSettings
 from tests.report.drawn_studies import STATISTICS, replicated
 
 Array = NDArray[np.float64]

@@ -11,7 +11,7 @@ from safetensors.numpy import save_file
 from deltageom.display import drawing
 from deltageom.files import write_csv
 from deltageom.measures import trajectory
-from deltageom.study.settings import TrajectorySettings
+from deltageom.measures.shared.settings import TrajectorySettings
 
 STEPS = [1, 2, 8]
 MODULES = ["layers.0.self_attn.q_proj", "layers.0.mlp.up_proj", "layers.2.self_attn.q_proj"]

@@ -9,8 +9,8 @@ import pandas as pd
 import pytest
 
 from deltageom.measures import behaviour
+from deltageom.report.figures import replicates as figure
 from deltageom.report.paper import AGAINST_SFT
-from deltageom.report.replicate_figure import replicates as figure
 from deltageom.report.replicates import replicates_table
 from deltageom.report.summary_replicates import headline, replicates
 from tests.report.drawn_studies import STATISTICS, replicated, settings

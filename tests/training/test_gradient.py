@@ -13,8 +13,9 @@ from deltageom.deltas.delta import Factors
 from deltageom.methods import interface
 from deltageom.study.measured import Gradients
 from deltageom.study.schema import Base
-from deltageom.study.settings import GradientSettings, TrainSettings
+from deltageom.study.settings import TrainSettings
 from deltageom.training import gradient
+from deltageom.training.gradient import GradientSettings
 from tests.training.dense import Dense, loss_of
 from tests.training.test_steps import CASES, of, size, table_for
 from tests.training.tiny_runs import built, paths, rollouts, settings

@@ -1,6 +1,7 @@
 """Arguments that several commands share."""
 
 import argparse
+import os
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, TypeVar
@@ -88,3 +89,9 @@ def add_generation(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--tensor-parallel", type=int, default=1, help="GPUs for one vLLM engine (%(default)s)")
     parser.add_argument("--memory-share", type=float, default=0.9, help="of a GPU's, for vLLM (%(default)s)")
+
+
+def let_segments_grow() -> None:
+    """Rows of many lengths would fragment a GPU's fixed segments. Before torch is imported; the user's word counts."""
+    if "PYTORCH_CUDA_ALLOC_CONF" not in os.environ:
+        os.environ.setdefault("PYTORCH_ALLOC_CONF", "expandable_segments:True")

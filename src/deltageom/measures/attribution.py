@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from deltageom.measures.interface import Drawing, Measure, Row, one_per_run, read_rows
-from deltageom.study.settings import AttributionSettings
+from deltageom.measures.shared.settings import AttributionSettings
 
 if TYPE_CHECKING:
     import pandas as pd

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from deltageom.measures.interface import Drawing, Measure, Row, one_per_first_run, pairs
-from deltageom.study.settings import ConnectivitySettings
+from deltageom.measures.shared.settings import ConnectivitySettings
 
 if TYPE_CHECKING:
     import pandas as pd

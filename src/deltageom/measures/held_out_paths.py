@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from deltageom.measures.interface import Drawing, Measure, Row, one_per_first_run, pairs
-from deltageom.study.settings import HeldOutPathsSettings
+from deltageom.measures.shared.settings import HeldOutPathsSettings
 
 if TYPE_CHECKING:
     import pandas as pd

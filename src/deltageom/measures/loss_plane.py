@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from deltageom.measures.interface import Drawing, Measure, Row, read_rows
-from deltageom.study.settings import LossPlaneSettings
+from deltageom.measures.shared.settings import LossPlaneSettings
 
 if TYPE_CHECKING:
     import pandas as pd

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from deltageom.measures.interface import Drawing, Measure, Row, one_per_run, read_rows
-from deltageom.study.settings import RepresentationSettings
+from deltageom.measures.shared.settings import RepresentationSettings
 
 if TYPE_CHECKING:
     import pandas as pd

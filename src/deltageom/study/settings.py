@@ -2,18 +2,7 @@
 
 from typing import Any
 
-from deltageom.fields import Count, Section, Seed
-from deltageom.study.measured import (
-    Attribution,
-    Behaviour,
-    Cka,
-    Connectivity,
-    Gradients,
-    HeldOutPaths,
-    LogitLens,
-    LossPlane,
-    Representations,
-)
+from deltageom.fields import Section, Seed
 from deltageom.study.running import Evaluation, Grader, Statistics, Transformers, Vllm
 from deltageom.study.schema import (
     Base,
@@ -42,12 +31,6 @@ class TrainSettings(Section):
     training: Training
     base: Base
     device: Device
-
-
-class GradientSettings(TrainSettings):
-    """What `deltageom base-gradient` is told."""
-
-    gradients: Gradients
 
 
 class RolloutSettings(Section):
@@ -92,79 +75,6 @@ class EvaluationSettings(Section):
     device: Device
     transformers: Transformers | None  # None for another engine
     vllm: Vllm
-
-
-class ConnectivitySettings(Section):
-    """What `deltageom measure connectivity` is told."""
-
-    connectivity: Connectivity
-    prompt: Prompt
-    base: Base
-    device: Device
-
-
-class HeldOutPathsSettings(Section):
-    """What `deltageom measure held_out_paths` is told."""
-
-    held_out_paths: HeldOutPaths
-    prompt: Prompt
-    base: Base
-    device: Device
-
-
-class AttributionSettings(Section):
-    """What `deltageom measure attribution` is told."""
-
-    attribution: Attribution
-    base: Base
-    device: Device
-
-
-class LogitLensSettings(Section):
-    """What `deltageom measure logit_lens` is told."""
-
-    logit_lens: LogitLens
-    base: Base
-    device: Device
-
-
-class LossPlaneSettings(Section):
-    """What `deltageom measure loss_plane` is told."""
-
-    loss_plane: LossPlane
-    base: Base
-    device: Device
-
-
-class TrajectorySettings(Section):
-    """What `deltageom measure trajectory` is told."""
-
-    snapshots: list[Count]
-
-
-class HiddenSettings(Section):
-    """What `deltageom hidden-states` is told."""
-
-    cka: Cka
-    prompt: Prompt
-    base: Base
-    device: Device
-
-
-class BehaviourSettings(Section):
-    """What `deltageom measure behaviour` is told."""
-
-    behaviour: Behaviour
-    prompt: Prompt
-    base: Base
-    device: Device
-    transformers: Transformers
-
-
-class RepresentationSettings(Section):
-    """What `deltageom measure representations` is told."""
-
-    representations: Representations
 
 
 class ProblemSettings(Section):

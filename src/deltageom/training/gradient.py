@@ -10,9 +10,16 @@ from transformers import TrainerCallback
 from deltageom.hardware import memory
 from deltageom.methods import interface
 from deltageom.models.load import load_tokenizer
-from deltageom.study.settings import GradientSettings, TrainSettings
+from deltageom.study.measured import Gradients
+from deltageom.study.settings import TrainSettings
 from deltageom.training import launch, lora, rows, saving
 from deltageom.training.train import MEMORY_KEYS, Execution, Paths, build_trainer, check_memory
+
+
+class GradientSettings(TrainSettings):
+    """What `deltageom base-gradient` is told."""
+
+    gradients: Gradients
 
 
 class _Gradients(TrainerCallback):

@@ -3,7 +3,7 @@
 import argparse
 from pathlib import Path
 
-from deltageom.cli.arguments import add_model, add_settings, parse_settings
+from deltageom.cli.arguments import add_model, add_settings, let_segments_grow, parse_settings
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -16,13 +16,14 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(arguments: argparse.Namespace) -> list[str]:
+    let_segments_grow()
+
     import shutil
 
-    from deltageom.study.settings import GradientSettings
     from deltageom.training import gradient
     from deltageom.training.train import Paths
 
-    settings = parse_settings(GradientSettings, arguments.settings)
+    settings = parse_settings(gradient.GradientSettings, arguments.settings)
     paths = Paths(
         base=arguments.base,
         rollouts=arguments.rollouts,

@@ -15,14 +15,14 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(arguments: argparse.Namespace) -> None:
     from deltageom.display import drawing
     from deltageom.display.table_files import read_tables
-    from deltageom.report import figures, replicate_figure
+    from deltageom.report import figures
     from deltageom.study.settings import FigureSettings
 
     settings = parse_settings(FigureSettings, arguments.settings)
     frames = read_tables(arguments.tables)
     drawn = figures.every_figure(frames)
     if "replicates" in frames:
-        drawn["replicates"] = replicate_figure.replicates
+        drawn["replicates"] = figures.replicates
     for name, draw in drawn.items():
         figure = draw(frames, settings.compare_with)
         for kind in ("svg", "pdf", "png"):

@@ -16,8 +16,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(arguments: argparse.Namespace) -> None:
     from deltageom.measures.shared import hidden_states
+    from deltageom.measures.shared.settings import HiddenSettings
     from deltageom.problems import problem
-    from deltageom.study.settings import HiddenSettings
 
     settings = parse_settings(HiddenSettings, arguments.settings)
     problems = problem.read_problems(arguments.problems)[: settings.cka.prompts]

@@ -1,10 +1,9 @@
 """Train one run: a LoRA adapter, or the whole model, on the rollouts by one method."""
 
 import argparse
-import os
 from pathlib import Path
 
-from deltageom.cli.arguments import add_model, add_settings, parse_settings
+from deltageom.cli.arguments import add_model, add_settings, let_segments_grow, parse_settings
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -22,9 +21,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(arguments: argparse.Namespace) -> list[str]:
-    # rows of many lengths would fragment fixed segments; before torch is imported, and unless the user has said it
-    if "PYTORCH_CUDA_ALLOC_CONF" not in os.environ:
-        os.environ.setdefault("PYTORCH_ALLOC_CONF", "expandable_segments:True")
+    let_segments_grow()
 
     from deltageom.study.settings import TrainSettings
     from deltageom.training import launch

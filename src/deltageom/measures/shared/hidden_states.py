@@ -11,10 +11,10 @@ from deltageom.errors import UserError
 from deltageom.files import whole_file
 from deltageom.measures.shared.losses import own_answers
 from deltageom.measures.shared.losses.loss_paths import Text
+from deltageom.measures.shared.settings import HiddenSettings
 from deltageom.models.load import Model, autocast, load_run, load_tokenizer
 from deltageom.models.prompts import prompt_ids
 from deltageom.problems.problem import Problem
-from deltageom.study.settings import HiddenSettings
 
 
 def write(

@@ -13,11 +13,11 @@ from deltageom.generation.engine import Completion, Sampling
 from deltageom.generation.engines.transformers import TransformersEngine
 from deltageom.generation.generate import complete, longest, requests
 from deltageom.measures.shared.forward import completion_logits
+from deltageom.measures.shared.settings import BehaviourSettings
 from deltageom.models.load import Model, context_length, load_model, load_run, load_tokenizer
 from deltageom.models.prompts import end_tokens, prompt_ids
 from deltageom.problems.problem import Problem
 from deltageom.study.schema import Base, Device
-from deltageom.study.settings import BehaviourSettings
 from deltageom.training.monitoring import k3
 from deltageom.training.scoring import exact_kl
 

@@ -11,11 +11,11 @@ from tqdm import tqdm
 from deltageom.measures.shared.forward import completion_logits
 from deltageom.measures.shared.losses import barriers
 from deltageom.measures.shared.losses.weighted_deltas import WeightedDeltas
+from deltageom.measures.shared.settings import ConnectivitySettings
 from deltageom.models.load import Model, load_tokenizer
 from deltageom.models.prompts import Tokenizer, prompt_ids
 from deltageom.problems.problem import Problem
 from deltageom.study.schema import Base, Device, Prompt
-from deltageom.study.settings import ConnectivitySettings
 
 Row = dict[str, float | str | int]
 
