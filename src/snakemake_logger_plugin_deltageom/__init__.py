@@ -27,8 +27,10 @@ USUAL = (
     *("Using workflow specific profile", "Config file config.yaml is extended", "Assuming unrestricted shared"),
     *("Building DAG of jobs", "Using shell:", "Provided ", "Conda environments: ignored", "Select jobs to execute"),
     *("Reasons:", "Some jobs were triggered by provenance", "Rules with provenance triggered", "This was a dry-run"),
-    *("Would remove temporary", "Elapsed time:"),
+    *("Would remove temporary", "Removing temporary", "Elapsed time:"),
 )
+# Jobs that share a generation leave nothing once it is merged.
+OF_PARTS = re.compile(r"Rules with missing metadata:(?: \w+_part)+\s*$")
 LOG_IS = "Complete log(s): "
 # Said again at the end, with what failed and why.
 AGAIN = ("Exiting because a job execution failed", "WorkflowError:\nAt least one job did not complete")
@@ -139,7 +141,7 @@ class LogHandler(LogHandlerBase):
             self.study = study
         elif text.startswith(LOG_IS):
             self.log = ", ".join(os.path.relpath(path) for path in text.removeprefix(LOG_IS).split(", "))
-        elif not text.startswith(AGAIN if record.levelno > INFO else USUAL):
+        elif not (text.startswith(AGAIN if record.levelno > INFO else USUAL) or OF_PARTS.search(text)):
             self.nothing_to_do |= text.startswith("Nothing to be done")
             self._print(text)
 

@@ -12,6 +12,7 @@ DONE = {
     "pretrain": "made the base",
     "teacher": "made the teacher",
     "rollouts": "sampled the rollouts",
+    "rollouts_part": "sampled part {part} of {parts} of the rollouts",
     "import_rollouts": "read the rollouts",
     "reward": "graded the rollouts",
     "reference": "scored the rollouts with the base",
@@ -20,6 +21,7 @@ DONE = {
     "train_with_snapshots": "trained {run}",
     "derive": "derived {run}",
     "evaluate": "answered the benchmarks with {model}",
+    "evaluate_part": "answered part {part} of {parts} of the benchmarks with {model}",
     "grade": "graded the answers of {model}",
     "hidden_states": "recorded the hidden states of {model}",
     "base_spectrum": "took the spectra of the base, layer {layer}",
@@ -61,8 +63,11 @@ def name(rule: str, wildcards: Mapping[str, str]) -> str:
 
 
 def of(wildcards: Mapping[str, str]) -> list[str]:
-    """Which of a rule's jobs it is, apart from the folder."""
-    return [value for key, value in wildcards.items() if key != "owner"]
+    """Which of a rule's jobs it is, apart from the folder: `sft`, `1-of-3`."""
+    found = {key: value for key, value in wildcards.items() if key != "owner"}
+    if "parts" in found:
+        found["part"] += f"-of-{found.pop('parts')}"
+    return list(found.values())
 
 
 def replicate(wildcards: Mapping[str, str]) -> int | None:

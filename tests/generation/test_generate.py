@@ -37,9 +37,11 @@ class Dying:
     def __init__(self, engine: Engine, after: int) -> None:
         self.engine, self.after, self.asked = engine, after, 0
 
-    def generate(self, requests: Sequence[Request], sampling: Sampling) -> Iterator[tuple[int, Completion]]:
+    def generate(
+        self, requests: Sequence[Request], sampling: Sampling, at_once: int | None = None
+    ) -> Iterator[tuple[int, Completion]]:
         self.asked = len(requests)
-        for number, found in enumerate(self.engine.generate(requests, sampling)):
+        for number, found in enumerate(self.engine.generate(requests, sampling, at_once)):
             if number == self.after:
                 raise Killed
             yield found
@@ -48,8 +50,10 @@ class Dying:
 class Shuffled(Dying):
     """An engine that finishes a later request before an earlier one, as vLLM does."""
 
-    def generate(self, requests: Sequence[Request], sampling: Sampling) -> Iterator[tuple[int, Completion]]:
-        found = list(self.engine.generate(requests, sampling))
+    def generate(
+        self, requests: Sequence[Request], sampling: Sampling, at_once: int | None = None
+    ) -> Iterator[tuple[int, Completion]]:
+        found = list(self.engine.generate(requests, sampling, at_once))
         for number in range(0, len(found), 5):
             yield from reversed(found[number : number + 5])
 

@@ -34,18 +34,20 @@ toy: {documents: 640}
 teacher: {documents: 320}
 problems: {limit: 48}
 benchmarks: {easy: {limit: 8}, hard: null, hard_sampled: {limit: 4, samples: 4}}
-rollouts: {samples: 8, max_tokens: 32, batch_size: 32, temperature: 1.0}
+rollouts: {samples: 8, max_tokens: 32, batch_size: 32, temperature: 1.0, jobs: 3}
 reference: {prompts: 4, max_tokens: 16}
 training: {steps: 12, batch_size: 8, micro_batch_size: 4, kl_every: 6}
 runs: {sft_seed7: null, dft: null, rift_linear: null, rft: null, rift: null, offline_grpo: null}
 decoding: {max_tokens: 32}
-evaluation: {batch_size: 8}
+evaluation: {batch_size: 8, jobs: 2}
 execution: {checkpoint_every: 2, shard_size: 32}
 measures:
   geometry: {base_rank: null}
   connectivity: {problems: 4, points: 3}
   cka: {prompts: 4}
 """
+# The undisturbed study, with which the killed ones are compared.
+ONE_JOB = ("rollouts={jobs: 1}", "evaluation={jobs: 1}")
 RESULTS = Path("results") / "small"
 COMPARED = ["tables/*.csv", "runs/*/*.safetensors", "runs/*/metrics.parquet", "rollouts/*.parquet", "graded/*/*.jsonl"]
 # What logs say of a job that goes on.
@@ -78,9 +80,9 @@ def project(folder: Path) -> Path:
     return folder
 
 
-def start(project: Path) -> subprocess.Popen[bytes]:
+def start(project: Path, *config: str) -> subprocess.Popen[bytes]:
     """Snakemake in a process group of its own."""
-    command: list[str | Path] = [BIN / "snakemake", "--cores", "2", "--config", "study=small"]
+    command: list[str | Path] = [BIN / "snakemake", "--cores", "2", "--config", "study=small", *config]
     variables = environment(project)
     subprocess.run([*command, "--unlock"], cwd=project, env=variables, capture_output=True, check=False)
     with (project / "snakemake.log").open("ab") as log:
@@ -212,7 +214,7 @@ def main() -> None:
     given = parser.parse_args()
     with tempfile.TemporaryDirectory() as name:
         whole = project(Path(name) / "whole")
-        assert start(whole).wait() == 0, (whole / "snakemake.log").read_text()
+        assert start(whole, *ONE_JOB).wait() == 0, (whole / "snakemake.log").read_text()
         reports: list[Report] = []
         for report in disturb_all(Path(name), whole, given.kills, given.seed, given.longest):
             print(report, *report.differences, sep="\n  differs: ", flush=True)

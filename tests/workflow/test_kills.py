@@ -18,9 +18,9 @@ KILLS, SEED = 8, 20261124
 
 @pytest.fixture(scope="module")
 def whole(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The small study, undisturbed."""
+    """The small study, undisturbed, with no generation shared between jobs."""
     folder = killing.project(tmp_path_factory.mktemp("whole") / "project")
-    assert killing.start(folder).wait() == 0, (folder / "snakemake.log").read_text()
+    assert killing.start(folder, *killing.ONE_JOB).wait() == 0, (folder / "snakemake.log").read_text()
     return folder
 
 

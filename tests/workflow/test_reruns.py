@@ -231,10 +231,18 @@ MATRIX: dict[str, tuple[Edit, dict[str, int]]] = {
     ),
     "the grader of scores and rewards": (in_study(grading={"primary": "math_verify"}), {**NEW_DATA, "grade": 8}),
     "K of the rollouts": (in_study(rollouts={"samples": 6}), {"rollouts": 1, **NEW_DATA}),
+    "K of the rollouts, which three jobs share": (
+        in_study(rollouts={"samples": 6, "jobs": 3}),
+        {"rollouts_part": 3, "rollouts": 1, **NEW_DATA},
+    ),
     "the teacher": (in_study(teacher={"documents": 900}), {"teacher": 1, "rollouts": 1, **NEW_DATA}),
     "a benchmark added": (
         in_study(benchmarks={"more": {"source": "toy", "split": "easy", "limit": 4}}),
         {"problems": 1, "decontaminate": 1, "evaluate": 8, "grade": 8, **LAST},
+    ),
+    "a benchmark added, which two jobs answer for each model": (
+        in_study(benchmarks={"more": {"source": "toy", "split": "easy", "limit": 4}}, evaluation={"jobs": 2}),
+        {"problems": 1, "decontaminate": 1, "evaluate_part": 16, "evaluate": 8, "grade": 8, **LAST},
     ),
     "a benchmark's decoding": (
         in_study(benchmarks={"hard_sampled": {"temperature": 0.9}}),
@@ -249,6 +257,7 @@ MATRIX: dict[str, tuple[Edit, dict[str, int]]] = {
     "the reference run": (in_study(measures={"compare_with": "rft"}), LAST),
     "held-out prompts": (in_study(reference={"prompts": 5}), {"reference": 1, **EVERY_RUN}),
     "how jobs run": (in_study(execution={"checkpoint_every": 2, "processes": 2, "shard_size": 5}), {}),
+    "jobs that share a generation": (in_study(rollouts={"jobs": 3}, evaluation={"jobs": 2}), {}),
     "jobs that share a GPU": (in_study(execution={"jobs_per_gpu": 2}), {}),
     "an adapter edited by hand": (by_hand, {key: n for key, n in of_runs(["rft"]).items() if key != "train"}),
     # what was made of it stands: Snakemake makes a file in between again once a job needs it

@@ -34,6 +34,7 @@ os.environ.update(
 )
 os.environ[STARTED_BY] = str(os.getpid())  # jobs end with this process
 checksums.by_content()
+checksums.without_parts()
 graceful.on_sigterm()
 
 try:
@@ -142,13 +143,17 @@ def of(stage, wildcards):
     return next(places for places in REPLICATES if places.at(name) == folder)
 
 
-def owners(kind):
-    """The `owner` wildcard of a stage, or of the stages KIND/NAME: a folder matches only before a name that it owns."""
+def owners(kind, before=""):
+    """The `owner` wildcard of a stage, or of the stages KIND/NAME: a folder matches only before a name that it owns.
+
+    `before`: what stands before that name in its part of the path.
+    """
     names = {}
     for places in REPLICATES:
         for stage, owner in places.view.owners.items():
             if stage.partition("/")[0] == kind:
-                names.setdefault(owner, set()).add(stage.partition("/")[2])
+                name = stage.partition("/")[2]
+                names.setdefault(owner, set()).add(name and before + name)
     if not names:
         names = {places.study.study: {""} for places in REPLICATES}
     return "|".join(
@@ -196,8 +201,23 @@ def memory(mb):
     return lambda _, attempt: mb * attempt
 
 
-def generation_gpus(engine):
+def generation_gpus(engine, jobs=1):
+    """Of a job that generates; none of one that merges what `jobs` have made."""
+    if jobs > 1:
+        return 0
     return GPUS * (STUDY.execution.tensor_parallel if engine == "vllm" else 1)
+
+
+def merged_memory(jobs, mb):
+    """Of a job that generates; one that merges what `jobs` have made loads no model."""
+    return memory(3000 if not GPUS else 64000 if jobs == 1 else mb)
+
+
+def marks(scratch, jobs):
+    """The marks of the jobs that share a generation; none where one job makes all."""
+    return [
+        f"{scratch}/{part}-of-{jobs}.json" for part in range(1, jobs + 1) if jobs > 1
+    ]
 
 
 def folder(files):
@@ -236,3 +256,5 @@ wildcard_constraints:
     b="[A-Za-z0-9._-]+",
     dataset="[A-Za-z0-9._-]+",
     layer=r"\d+",
+    part=r"\d+",
+    parts=r"\d+",

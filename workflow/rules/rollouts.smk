@@ -1,18 +1,18 @@
 if STUDY.rollouts.file is None:
 
-    rule rollouts:
-        """K completions a training problem from the study's generator, kept in shards until all are there."""
+    # GPU jobs of `rollouts.jobs` more than one: each its share, and then the rule `rollouts` merges theirs
+    rule rollouts_part:
+        """One part of the completions, kept in shards; the mark says that all of the part are there."""
         input:
             base=lambda w: of("rollouts", w).model_files("base"),
             generator=lambda w: of("rollouts", w).model_files(STUDY.rollouts.generator),
             problems=lambda w: of("rollouts", w).trained_on(),
         output:
-            completions="results/{owner}/rollouts/completions.parquet",
-            provenance="results/{owner}/provenance/rollouts.json",
+            mark=temp("results/{owner}/shards/rollouts/{part}-of-{parts}.json"),
         log:
-            "results/{owner}/logs/rollouts.log",
+            "results/{owner}/logs/rollouts_part/{part}-of-{parts}.log",
         benchmark:
-            "results/{owner}/benchmarks/rollouts.tsv"
+            "results/{owner}/benchmarks/rollouts_part/{part}-of-{parts}.tsv"
         wildcard_constraints:
             owner=owners("rollouts"),
         conda:
@@ -30,11 +30,55 @@ if STUDY.rollouts.file is None:
             settings=lambda w: of("rollouts", w).told("rollouts"),
             base=lambda w: of("rollouts", w).model("base"),
             generator=lambda w: of("rollouts", w).model(STUDY.rollouts.generator),
+            completions=lambda w: f"results/{w.owner}/rollouts/completions.parquet",
+            scratch=lambda _, output: folder(output.mark),
+        shell:
+            "deltageom rollouts --settings {params.settings:q} --base {params.base:q}"
+            " --generator {params.generator:q} --problems {input.problems:q} --output {params.completions:q}"
+            " --scratch {params.scratch:q} --part {wildcards.part} --parts {wildcards.parts}"
+            " --shard-size {resources.shard_size}"
+            " --tensor-parallel {resources.tensor_parallel} --memory-share {resources.memory_share}"
+            " --gpus {resources.gpu} --provenance {output.mark:q} --log {log:q}"
+
+    rule rollouts:
+        """K completions a training problem from the study's generator, kept in shards until all are there."""
+        input:
+            base=lambda w: of("rollouts", w).model_files("base"),
+            generator=lambda w: of("rollouts", w).model_files(STUDY.rollouts.generator),
+            problems=lambda w: of("rollouts", w).trained_on(),
+            parts=lambda w: marks(
+                f"results/{w.owner}/shards/rollouts", STUDY.rollouts.jobs
+            ),
+        output:
+            completions="results/{owner}/rollouts/completions.parquet",
+            provenance="results/{owner}/provenance/rollouts.json",
+        log:
+            "results/{owner}/logs/rollouts.log",
+        benchmark:
+            "results/{owner}/benchmarks/rollouts.tsv"
+        wildcard_constraints:
+            owner=owners("rollouts"),
+        conda:
+            ENVIRONMENT
+        threads: 2
+        resources:
+            gpu=generation_gpus(STUDY.rollouts.engine, STUDY.rollouts.jobs),
+            mem_mb=merged_memory(STUDY.rollouts.jobs, 16000),
+            runtime=60 if not GPUS else 2880,
+            parts=STUDY.rollouts.jobs,
+            shard_size=STUDY.execution.shard_size,
+            tensor_parallel=STUDY.execution.tensor_parallel,
+            memory_share=str(STUDY.execution.memory_share),
+        params:
+            *engine_code("rollouts", STUDY.rollouts.engine),
+            settings=lambda w: of("rollouts", w).told("rollouts"),
+            base=lambda w: of("rollouts", w).model("base"),
+            generator=lambda w: of("rollouts", w).model(STUDY.rollouts.generator),
             scratch=lambda w: f"results/{w.owner}/shards/rollouts",
         shell:
             "deltageom rollouts --settings {params.settings:q} --base {params.base:q}"
             " --generator {params.generator:q} --problems {input.problems:q} --output {output.completions:q}"
-            " --scratch {params.scratch:q} --shard-size {resources.shard_size}"
+            " --scratch {params.scratch:q} --parts {resources.parts} --shard-size {resources.shard_size}"
             " --tensor-parallel {resources.tensor_parallel} --memory-share {resources.memory_share}"
             " --gpus {resources.gpu} --provenance {output.provenance:q} --log {log:q}"
 

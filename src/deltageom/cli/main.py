@@ -74,6 +74,10 @@ def _run(command: ModuleType, arguments: argparse.Namespace) -> None:
         record = stopwatch.record(arguments.command, settings, modules)
         if "processes" in arguments:  # the order of a sum, and so its last digits, depends on them
             record["machine"]["processes"] = arguments.processes
+        if getattr(arguments, "parts", 1) > 1 and not arguments.part:
+            from deltageom.generation import parts
+
+            record = parts.with_parts(record, arguments.scratch, arguments.parts)
         files.write_json(arguments.provenance, record)
 
 

@@ -23,7 +23,10 @@ def run(arguments: argparse.Namespace) -> None:
         print(json.dumps(resolved.Study.model_json_schema(), indent=2))
         return
     loaded = load_study({"study": arguments.name} if arguments.name else None)
-    print(yaml.safe_dump(loaded.model_dump(mode="json"), sort_keys=False, allow_unicode=True), end="")
+    tree = loaded.model_dump(mode="json")
+    for name in ("rollouts", "evaluation"):  # no job is told how many share its work
+        tree[name]["jobs"] = getattr(loaded, name).jobs
+    print(yaml.safe_dump(tree, sort_keys=False, allow_unicode=True), end="")
     try:
         gpus.check(loaded.gpus())
     except UserError as error:  # it may be meant for another machine

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from deltageom.files import whole_file, write_json, write_jsonl
-from deltageom.generation import generate
+from deltageom.generation import generate, parts
 from deltageom.generation.engine import Completion, sampling_of
 from deltageom.generation.generate import Job
 from deltageom.generation.shards import identity
@@ -35,6 +35,8 @@ def evaluate(
     Records that lie there already are kept where all that decides them is what it was, so that another benchmark does
     not cost those there are: identity.json says of what they are. So are those in one of `earlier`, folders of the same
     model's answers for other studies, of which they are copied. `adapter` None evaluates the base.
+
+    One of several jobs writes no records: it keeps its part in `job.scratch`, for the job that writes all.
     """
     tokenizer = load_tokenizer(base, settings.base)
     context = context_length(base, settings.base)
@@ -67,7 +69,13 @@ def evaluate(
         name: still_true.of_values([identity(wanted.engine, setup, *asked[name]), list(map(asdict, problems))])
         for name, problems in benchmarks.items()
     }
+    parts.check(job.parts, sum(map(len, benchmarks.values())), "evaluation")
     kept = _kept(output, identities)
+    if job.part:
+        found = {*kept, *(name for folder in earlier for name in _kept(folder, identities))}
+        todo = [name for name in benchmarks if name not in found]
+        generate.generate_part(wanted.engine, setup, [asked[name] for name in todo], job)
+        return sorted(found), todo
     for folder in earlier:
         for name in _kept(folder, identities):
             if name not in kept:

@@ -43,8 +43,12 @@ class Completion:
 class Engine(Protocol):
     """What rollouts and evaluation ask of an engine."""
 
-    def generate(self, requests: Sequence[Request], sampling: Sampling) -> Iterator[tuple[int, Completion]]:
+    def generate(
+        self, requests: Sequence[Request], sampling: Sampling, at_once: int | None = None
+    ) -> Iterator[tuple[int, Completion]]:
         """Each request's index and its completion, as they finish.
+
+        `at_once`: sequences in a batch, where that must not follow from these requests alone, which are some of many.
 
         A completion depends on its prompt, its seed and the policy. The requests that are computed beside it change it
         no further than their arithmetic does: a batch rounds otherwise than another.

@@ -2,7 +2,7 @@
 
 import shutil
 from array import array
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from importlib import metadata
 from pathlib import Path
 from typing import Any
@@ -36,14 +36,24 @@ class Shards:
         self.scratch = scratch
         self.folder = scratch / still_true.of_values(identity)[:16]
         self.size = -(-size // batch_size) * batch_size
+        self.batch_size = batch_size
 
-    def read(self) -> dict[int, Completion]:
-        """Every completion that is kept, by the index of its request."""
+    def read(self, wanted: Collection[int] | None = None) -> dict[int, Completion]:
+        """The completions that are kept, all or those `wanted`, by the index of their request."""
         return {
             row["index"]: compact(Completion(row["token_ids"], row["token_log_probs"], row["finish_reason"]))
-            for path in sorted(self.folder.glob("[0-9]*.parquet"))
+            for path in self._files()
+            if wanted is None or not _indices(path).isdisjoint(wanted)
             for row in pq.read_table(path).to_pylist()
+            if wanted is None or row["index"] in wanted
         }
+
+    def indices(self) -> set[int]:
+        """Of the requests whose completions are kept."""
+        return {index for path in self._files() for index in _indices(path)}
+
+    def _files(self) -> list[Path]:
+        return sorted(self.folder.glob("[0-9]*.parquet"))
 
     def writer(self, left: Sequence[int]) -> "_Writer":
         return _Writer(self.folder, [left[at : at + self.size] for at in range(0, len(left), self.size)])
@@ -53,6 +63,10 @@ class Shards:
         shutil.rmtree(self.folder, ignore_errors=True)
         if self.scratch.is_dir() and not any(self.scratch.iterdir()):
             self.scratch.rmdir()
+
+
+def _indices(path: Path) -> set[int]:
+    return set(pq.read_table(path, columns=["index"])["index"].to_pylist())
 
 
 class _Writer:
@@ -107,7 +121,7 @@ def identity(engine: str, setup: Setup, wanted: Sequence[Request], sampling: Sam
         "requests": still_true.of_values(asked),
         "sampling": vars(sampling),
         "code": still_true.of_code(f"generation.engines.{engine}", "generation.generate"),
-        "versions": dict(_versions()),
+        "versions": dict(versions()),
     }
 
 
@@ -116,7 +130,8 @@ def weights_digest(folder: Path) -> str:
     return still_true.of_files([*folder.glob("*.safetensors"), *folder.glob("*config.json")])
 
 
-def _versions() -> Iterator[tuple[str, str]]:
+def versions() -> Iterator[tuple[str, str]]:
+    """Of the packages that decide completions."""
     for package in STACK:
         try:
             yield package, metadata.version(package)

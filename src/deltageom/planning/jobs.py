@@ -3,7 +3,7 @@
 Imports nothing heavier than pydantic, for the Snakemake process reads the jobs' names on every start.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -31,19 +31,29 @@ def jobs(study: Study) -> list[Job]:
 
 
 def job_names(study: Study) -> list[str]:
-    """The records that provenance.json merges, sorted: every job's but its own and that of the page, which shows it."""
-    return sorted(job.record for job in jobs(study) if job.record not in ("provenance", "page"))
+    """The records that provenance.json merges, sorted: every job's but its own and that of the page, which shows it.
+
+    The records of parts are in that of the job that merges them.
+    """
+    found = (job for job in jobs(study) if not job.rule.endswith("_part"))
+    return sorted(job.record for job in found if job.record not in ("provenance", "page"))
 
 
 def of_replicates(views: Sequence[View]) -> list[tuple[Job, Path]]:
     """Every job of all replicates with the folder of its results, from the project's; one that several share once."""
     found = {
-        (job, Path("results", view.owners.get(stage_of(job.record, view.owners), view.study.study)))
+        (job, Path("results", view.owners.get(_stage(job, view.owners), view.study.study)))
         for view in views
         for job in jobs(view.study)
     }
     order = {job.rule: at for at, job in enumerate(job for view in views for job in jobs(view.study))}
     return sorted(found, key=lambda one: (order[one[0].rule], str(one[1]), one[0].record))
+
+
+def _stage(job: Job, stages: Mapping[str, str]) -> str:
+    if job.rule.endswith("_part"):  # rollouts_part/1-of-3, evaluate_part/sft/1-of-3
+        return job.record.rpartition("/")[0].replace("_part", "", 1)
+    return stage_of(job.record, stages)
 
 
 def needs_reference(study: Study) -> bool:
@@ -53,6 +63,12 @@ def needs_reference(study: Study) -> bool:
 
 def _train(training: Training) -> str:
     return "train_whole" if training.adapter == "none" else "train_with_snapshots" if training.snapshots else "train"
+
+
+def _parts(stage: str, jobs: int) -> Iterator[tuple[str, str]]:
+    """Of a generation that `jobs` jobs share; none where it is one job's."""
+    if jobs > 1:
+        yield from ((stage.partition("/")[0], f"{stage}/{part}-of-{jobs}") for part in range(1, jobs + 1))
 
 
 def _jobs(study: Study) -> Iterator[tuple[str, str]]:
@@ -66,6 +82,8 @@ def _jobs(study: Study) -> Iterator[tuple[str, str]]:
     if study.rollouts.generator == "teacher" and not imported:
         yield "teacher", "teacher"
     sampled = "import_rollouts" if imported else "rollouts"
+    if not imported:
+        yield from _parts("rollouts_part", study.rollouts.jobs)
     yield sampled, sampled
     yield "reward", "reward"
     if needs_reference(study):
@@ -73,6 +91,8 @@ def _jobs(study: Study) -> Iterator[tuple[str, str]]:
     for run in sorted(study.runs):
         yield _train(study.runs[run].training), f"train/{run}"
     yield from (("derive", f"derive/{run}") for run in sorted(study.derived))
+    for model in models:
+        yield from _parts(f"evaluate_part/{model}", study.evaluation.jobs)
     yield from ((rule, f"{rule}/{model}") for rule in ("evaluate", "grade") for model in models)
     if study.measures.geometry.base_rank:
         yield from (("base_spectrum", f"base_spectrum/{layer}") for layer in layers)

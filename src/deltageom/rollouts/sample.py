@@ -7,8 +7,9 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from deltageom.files import whole_file
+from deltageom.generation import parts
 from deltageom.generation.engine import sampling_of
-from deltageom.generation.generate import Job, generate, longest, requests
+from deltageom.generation.generate import Job, generate, generate_part, longest, requests
 from deltageom.models.load import context_length, load_tokenizer
 from deltageom.models.prompts import VOCABULARY, Tokenizer, completion_ids, prompt_ids, turn_end, vocabulary_digest
 from deltageom.problems.problem import Problem
@@ -20,6 +21,8 @@ def sample(
     settings: RolloutSettings, base: str, generator: str, problems: list[Problem], output: Path, job: Job
 ) -> dict[str, int]:
     """Writes the completions of all problems, in their order; returns counts of what was written.
+
+    One of several jobs writes nothing: it keeps its part in `job.scratch`, for the job that writes all.
 
     Token ids are the base's: where the generator has another vocabulary its text is encoded anew, and the log-probs of
     single tokens, which belong to its own, are left out.
@@ -34,8 +37,11 @@ def sample(
     setup = job.setup(
         generator, model, settings.device, None, wanted.batch_size, length, settings.vllm, settings.transformers
     )
-    asked = requests(problems, prompts, wanted.samples, wanted.seed)
-    ((made, shards),) = generate(wanted.engine, setup, [(asked, sampling_of(wanted))], job)
+    asked = [(requests(problems, prompts, wanted.samples, wanted.seed), sampling_of(wanted))]
+    parts.check(job.parts, len(problems), "rollouts")
+    if job.part:
+        return {"rollouts": generate_part(wanted.engine, setup, asked, job)}
+    ((made, shards),) = generate(wanted.engine, setup, asked, job)
 
     same, end = tokenizer.get_vocab() == own.get_vocab(), turn_end(own)
     texts = [tokenizer.decode(list(one.token_ids), skip_special_tokens=True) for one in made]

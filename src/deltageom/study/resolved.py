@@ -85,6 +85,7 @@ class Study(Section):
         self._trajectories_have_snapshots()
         check(self.derived, self.ranks(), {int(module.split(".")[1]) for module in self.modules()})
         self._gpus_can_be_shared()
+        self._jobs_have_prompts()
         if self.base.model != TOY_BASE:
             self._needs_no_toy_world()
         return self
@@ -167,6 +168,16 @@ class Study(Section):
                 f"execution.memory_share {share} of {sharers} vLLM engines is more than the GPU that "
                 f"execution.jobs_per_gpu lets them share: set memory_share to {int(100 / sharers) / 100} or less"
             )
+
+    def _jobs_have_prompts(self) -> None:
+        """As far as the study says how many prompts there are; a job says so for the others."""
+        limits = {"rollouts": [self.problems.limit], "evaluation": [of.limit for of in self.benchmarks.values()]}
+        for key, known in limits.items():
+            jobs, prompts = getattr(self, key).jobs, sum(limit or 0 for limit in known)
+            if None not in known and jobs > prompts:
+                raise ValueError(
+                    f"{key}.jobs {jobs} is more than the {prompts} prompts that they share: set it to {prompts} or less"
+                )
 
     def _methods_have_what_they_need(self) -> None:
         for name, run in self.runs.items():

@@ -6,7 +6,7 @@ from typing import Annotated, Literal
 from pydantic import Field
 
 from deltageom.fields import Count, Section, Seed
-from deltageom.study.schema import Engine
+from deltageom.study.schema import Engine, Jobs
 
 Grader = Literal["strict", "math_verify"]
 
@@ -45,6 +45,7 @@ class Grading(Section):
 class Evaluation(Section):
     engine: Engine
     batch_size: Count
+    jobs: Jobs = 1
 
 
 class Transformers(Section):

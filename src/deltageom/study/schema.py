@@ -16,6 +16,8 @@ TOY_BASE = "toy"
 Engine = Literal["transformers", "vllm"]
 Device = Literal["cpu", "cuda"]
 Dtype = Literal["float32", "bfloat16"]
+# of one generation; how it runs, not what it computes: no job is told, and so a change reruns nothing
+Jobs = Annotated[Count, Field(exclude=True)]
 
 
 class Base(Section):
@@ -147,6 +149,7 @@ class Rollouts(Decoding):
     file: str | None  # finished rollouts instead of a generator
     engine: Engine
     batch_size: Count
+    jobs: Jobs = 1
 
 
 class Benchmark(Dataset, Decoding):

@@ -33,7 +33,8 @@ def run(arguments: argparse.Namespace) -> list[str]:
     settings = parse_settings(EvaluationSettings, arguments.settings)
     files = by_name("--benchmark", arguments.benchmark)
     benchmarks = {name: read_problems(path) for name, path in files.items()}
-    job = Job(arguments.scratch, arguments.shard_size, arguments.tensor_parallel, arguments.memory_share)
+    shape = arguments.shard_size, arguments.tensor_parallel, arguments.memory_share
+    job = Job(arguments.scratch, *shape, arguments.parts, arguments.part)
     if missing := benchmarks.keys() - settings.decodings.keys():
         raise UserError(f"--settings: decodings has no {sorted(missing)[0]!r}, which --benchmark names")
     kept, answered = evaluate(

@@ -22,13 +22,14 @@ def run(arguments: argparse.Namespace) -> list[str]:
     from deltageom.study.settings import RolloutSettings
 
     settings = parse_settings(RolloutSettings, arguments.settings)
+    shape = arguments.shard_size, arguments.tensor_parallel, arguments.memory_share
     counts = sample.sample(
         settings,
         arguments.base,
         arguments.generator,
         problem.read_problems(arguments.problems),
         arguments.output,
-        Job(arguments.scratch, arguments.shard_size, arguments.tensor_parallel, arguments.memory_share),
+        Job(arguments.scratch, *shape, arguments.parts, arguments.part),
     )
     print(", ".join(f"{name} {count}" for name, count in counts.items()))
     return [f"generation.engines.{settings.rollouts.engine}"]

@@ -34,10 +34,12 @@ class TransformersEngine:
         self.ends = ends
         self.batch_size, self.batch_tokens = batch_size, batch_tokens
 
-    def generate(self, requests: Sequence[Request], sampling: Sampling) -> Iterator[tuple[int, Completion]]:
+    def generate(
+        self, requests: Sequence[Request], sampling: Sampling, at_once: int | None = None
+    ) -> Iterator[tuple[int, Completion]]:
         if not requests:
             return
-        size = sequences_at_once(self.batch_size, self.batch_tokens, requests, sampling)
+        size = at_once or sequences_at_once(self.batch_size, self.batch_tokens, requests, sampling)
         self._check_memory(size, requests, sampling)
         for start in range(0, len(requests), size):
             batch = requests[start : start + size]

@@ -77,7 +77,10 @@ class VllmEngine:
         if self.lora:
             self.engine.add_lora(self.lora)  # now, so that an adapter that does not fit is found before any prompt
 
-    def generate(self, requests: Sequence[Request], sampling: Sampling) -> Iterator[tuple[int, Completion]]:
+    def generate(
+        self, requests: Sequence[Request], sampling: Sampling, at_once: int | None = None
+    ) -> Iterator[tuple[int, Completion]]:
+        del at_once  # vLLM composes its own batches
         waiting = iter(enumerate(requests))
         under_way = 0
         while True:
