@@ -201,3 +201,18 @@ def test_more_jobs_than_prompts_is_an_error(make: Make, folder: Path) -> None:
 def test_there_is_no_such_part(tmp_path: Path, part: int | None, of: int) -> None:
     with pytest.raises(UserError, match=f"part {part} of {of}: parts are numbered from 1"):
         job(tmp_path, of, part)
+
+
+def test_the_record_of_a_merge_is_of_all_jobs(tmp_path: Path) -> None:
+    def record(seconds: float, peak: float, gpu: float | None, device: str) -> dict[str, Any]:
+        values = {"wall_seconds": seconds, "peak_memory_mib": peak, "peak_gpu_memory_mib": gpu}
+        return values | {"machine": {"device": device}, "started": f"2026-01-0{int(seconds)}", "settings": {}}
+
+    merged = record(3, 10, None, "cpu")
+    assert parts.with_parts(merged, tmp_path, 2) == merged
+    for part, one in enumerate([record(4, 20, 5, "H100"), record(2, 30, 7, "H100")], 1):
+        parts.mark(tmp_path, part, 2).write_text(json.dumps(one))
+    found = parts.with_parts(merged, tmp_path, 2)
+    assert (found["wall_seconds"], found["peak_memory_mib"], found["peak_gpu_memory_mib"]) == (9, 30, 7)
+    assert (found["machine"], found["started"]) == ({"device": "H100"}, "2026-01-02")
+    assert [one["wall_seconds"] for one in found["parts"]] == [4, 2]

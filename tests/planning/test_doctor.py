@@ -73,6 +73,20 @@ def test_the_bases_weights_are_held_against_the_gpu(
     assert [line.state for line in doctor.graphics(four_b)] == ["ok", state]
 
 
+def test_gpus_that_the_rollouts_leave_idle_are_told(four_b: Study, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(nvidia_smi, "gpus", lambda: {str(i): nvidia_smi.Gpu(f"GPU-{i}", False) for i in range(8)})
+    monkeypatch.setattr(gpus, "check", lambda _: None)
+    monkeypatch.setattr(doctor, "_weights", lambda _: None)
+    assert [line.what for line in doctor.graphics(four_b)] == ["GPUs"]  # the study's eight jobs take them all
+    alone = four_b.model_copy(update={"rollouts": four_b.rollouts.model_copy(update={"jobs": 1})})
+    _, line = doctor.graphics(alone)
+    assert (line.state, line.says) == ("warning", "7 of 8 are idle while the rollouts are sampled")
+    assert line.fix.startswith("rollouts.jobs: 8,")
+    wide = alone.model_copy(update={"execution": alone.execution.model_copy(update={"tensor_parallel": 4})})
+    _, line = doctor.graphics(wide)
+    assert (line.says[:6], line.fix[:16]) == ("4 of 8", "rollouts.jobs: 2")
+
+
 def test_vllm_is_missing_where_the_study_uses_it(four_b: Study, toy: Study, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(doctor, "_version", lambda _: None)
     assert doctor.vllm(four_b).state == "missing"

@@ -154,6 +154,40 @@ def test_hours_are_tokens_over_a_measured_rate_and_nothing_without_one(tmp_path:
     assert lines["download"] == "a/b, unknown"
 
 
+def test_the_clock_is_that_of_the_busiest_device(tmp_path: Path) -> None:
+    """By hand, of one token per second: runs of 3, 2 and 2 hours take two devices 4."""
+    runs = "runs: {rft: null, dft: null, rift: null, rift_linear: null, offline_grpo: null, sft_seed7: null}"
+    mine = study(tmp_path, f"{runs}\nreplicates: {{count: 1}}\nrollouts: {{jobs: 3}}\nevaluation: {{jobs: 2}}")
+    trained = [work.RunWork(name, "sft", "rows", 1, hours * 3600) for name, hours in (("a", 2), ("b", 3), ("c", 2))]
+    sampled = [work.Sampling("rollouts", 1, 6 * 3600), work.Sampling("easy", 1, 12 * 3600)]
+    assert len(mine.all_runs()) == 2
+    given = {"training": trained, "generation": sampled, "rates": Rates(1.0, 1.0)}
+    # three shares of the rollouts and six of the answers, of two hours each
+    assert plan(mine, **given, devices=2).clock() == {"rollouts": 4.0, "training": 4.0, "answers": 6.0}
+    assert plan(mine, **given, devices=8).clock() == {"rollouts": 2.0, "training": 3.0, "answers": 2.0}
+    assert dict(totals(plan(mine, **given, devices=8)))["time on 8 jobs at once"] == (
+        "at most 7.0 h (rollouts 2.0 h, training 3.0 h, answers 2.0 h)"
+    )
+    assert plan(mine, **given | {"rates": Rates(None, 1.0)}, devices=8).clock()["rollouts"] is None
+    assert "time on" not in " ".join(dict(totals(plan(mine, **given))))
+
+
+def test_shared_generations_are_jobs_of_their_own(tmp_path: Path) -> None:
+    """Their records are in that of the job that merges, so provenance.json lists the same jobs."""
+    alone, shared = study(tmp_path), study(tmp_path, "rollouts: {jobs: 3}\nevaluation: {jobs: 2}")
+    more = {job for job in jobs(shared) if job not in jobs(alone)}
+    assert len(more) == 3 + 2 * (len(shared.all_runs()) + 1)
+    assert {Job("rollouts_part", "rollouts_part/3-of-3"), Job("evaluate_part", "evaluate_part/sft/1-of-2")} <= more
+    assert job_names(shared) == job_names(alone)
+
+
+def test_the_rate_of_a_shared_generation_counts_all_of_its_jobs(tmp_path: Path) -> None:
+    finished(tmp_path)
+    record = {"wall_seconds": 6.0, "peak_memory_mib": 1.0, "parts": [{"wall_seconds": 5.0}]}
+    (tmp_path / "provenance" / "rollouts.json").write_text(json.dumps(record))
+    assert measured.rates(tmp_path).generated == 2.0
+
+
 def test_the_command_says_it_all() -> None:
     done = deltageom("plan", "toy", "--rate", "generation=1000", "--rate", "training=500", "--mean-tokens", "20")
     assert done.returncode == 0, done.stderr

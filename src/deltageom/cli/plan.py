@@ -15,6 +15,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="problems to train on, or of benchmark NAME, where the study cannot tell; repeat for more",
     )
     parser.add_argument("--mean-tokens", type=_count, metavar="N", help="of a completion; else the most allowed")
+    parser.add_argument("--devices", type=_count, metavar="N", help="GPUs to use at once; adds hours of the clock")
     parser.add_argument("--like", metavar="STUDY", help="take the tokens per second of a study that has run here")
     parser.add_argument(
         "--rate",
@@ -46,7 +47,8 @@ def run(arguments: argparse.Namespace) -> None:
     of_one = disk.results(study, asked, runs)
     of_all = {what: taken and taken * study.replicates.count for what, taken in of_one.items()}
     sizes = of_all, disk.downloads(lacking)
-    show(Plan(study, [job for job, _ in found], asked, runs, rates, origin, *sizes, measured.by_rule(found)))
+    took = measured.by_rule(found)
+    show(Plan(study, [job for job, _ in found], asked, runs, rates, origin, *sizes, took, arguments.devices))
 
 
 def _count(text: str) -> int:

@@ -1,6 +1,7 @@
 """Is everything here that a study needs? A line per thing: how it stands, and what mends it."""
 
 import importlib.util
+import math
 import os
 import shutil
 import sys
@@ -118,6 +119,10 @@ def graphics(study: Study | None) -> Iterator[Line]:
         return
     says = f"{len(cards)} ({', '.join(cards)})" if cards else "none"
     yield Line("GPUs", "ok", f"{says}; the study's largest job takes {wanted}" if study else says)
+    if wanted and study and (idle := len(cards) - _sampling(study)) > 0:
+        jobs = len(cards) * study.rollouts.jobs // _sampling(study)
+        says = f"{idle} of {len(cards)} are idle while the rollouts are sampled"
+        yield Line("idle GPUs", "warning", says, f"rollouts.jobs: {jobs}, which reruns nothing")
     if wanted and study and (needed := _weights(study)):
         try:
             free, total = memory.free_memory("cuda")
@@ -263,6 +268,14 @@ def _fault(one: HubModel) -> str:
     except (httpx.HTTPError, HfHubHTTPError, OSError, ValueError) as error:
         return f"the hub does not answer ({type(error).__name__})"
     return ""
+
+
+def _sampling(study: Study) -> int | float:
+    """GPUs that sample the rollouts at once."""
+    sampled = study.rollouts
+    if sampled.file is not None:
+        return math.inf
+    return sampled.jobs * (study.execution.tensor_parallel if sampled.engine == "vllm" else 1)
 
 
 def _weights(study: Study) -> int | None:

@@ -54,7 +54,7 @@ def size(folder: Path) -> int:
 
 def _generated(results: Path) -> float | None:
     path = results / "rollouts" / "completions.parquet"
-    seconds = _seconds(results / "benchmarks" / "rollouts.tsv")
+    seconds = _shared(results / "provenance" / "rollouts.json") or _seconds(results / "benchmarks" / "rollouts.tsv")
     if not seconds or not path.is_file():
         return None
     import pyarrow.compute as pc
@@ -74,6 +74,15 @@ def _trained(results: Path) -> float | None:
         if taken and len(seen):
             tokens, seconds = tokens + float(seen.max()), seconds + taken
     return tokens / seconds if seconds else None
+
+
+def _shared(path: Path) -> float | None:
+    """Of all jobs together that shared a generation, by its record; None for one that a single job made."""
+    try:
+        record = json.loads(path.read_bytes())
+        return float(record["wall_seconds"]) if record["parts"] else None
+    except (OSError, ValueError, KeyError, TypeError):
+        return None
 
 
 def _seconds(path: Path) -> float | None:

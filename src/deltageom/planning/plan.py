@@ -18,7 +18,10 @@ UNKNOWN = "unknown"
 
 @dataclass(frozen=True)
 class Plan:
-    """rates: tokens per second, as the user has measured them. disk, downloads: bytes, None where unknown."""
+    """rates: tokens per second, as the user has measured them. disk, downloads: bytes, None where unknown.
+
+    devices: GPUs, or jobs where there are none, that the study may use at once; None if nobody has said.
+    """
 
     study: Study
     jobs: Sequence[Job]
@@ -29,6 +32,7 @@ class Plan:
     disk: Mapping[str, int | None]
     downloads: Mapping[str, int | None]
     measured: Mapping[str, Measured]
+    devices: int | None = None
 
     def hours(self) -> dict[str, float | None]:
         """Of the two kinds of work that take the time; None where a rate or a number is missing."""
@@ -40,6 +44,41 @@ class Plan:
             "generation": generated / self.rates.generated / 3600 if generated and self.rates.generated else None,
             "training": trained / self.rates.trained / 3600 if self.rates.trained else None,
         }
+
+    def clock(self) -> dict[str, float | None]:
+        """Hours of the clock on `devices` of the jobs that take the time, one kind after the other."""
+        study, times = self.study, self.study.replicates.count
+        made = {one.what: one.tokens for one in self.generation}
+        sampled = [made.pop("rollouts", 0)]
+        models, jobs = len(study.all_runs()) + 1, study.evaluation.jobs
+        answered = [tokens and tokens / (models * jobs) for tokens in made.values()]
+        trained: list[float | None] = [run.tokens for run in self.training]
+        parallel, processes = study.execution.tensor_parallel, study.execution.processes
+        generated, rate = self.rates.generated, self.rates.trained
+        return {
+            "rollouts": self._makespan(_even(sampled, study.rollouts.jobs, times), parallel, generated),
+            "training": self._makespan(trained * times, processes, rate),
+            "answers": self._makespan(_even([_sum(answered)], 1, times * models * jobs), parallel, generated),
+        }
+
+    def _makespan(self, tokens: Sequence[float | None], each: int, rate: float | None) -> float | None:
+        """Hours until jobs of so many tokens have ended, the longest first, where a job takes `each` devices."""
+        known = [one for one in tokens if one is not None]
+        if rate is None or len(known) < len(tokens):
+            return None
+        places = [0.0] * max(1, (self.devices or 1) // each)
+        for one in sorted(known, reverse=True):
+            places[places.index(min(places))] += one
+        return max(places) / rate / 3600
+
+
+def _sum(values: Sequence[float | None]) -> float | None:
+    return None if None in values else sum(value or 0 for value in values)
+
+
+def _even(tokens: Sequence[float | None], jobs: int, times: int) -> list[float | None]:
+    """Of `jobs` jobs that share each of the generations, as often as they are made."""
+    return [one and one / jobs for one in tokens for _ in range(jobs * times)]
 
 
 def show(plan: Plan) -> None:
@@ -68,6 +107,15 @@ def totals(plan: Plan) -> Iterator[tuple[str, str]]:
     for what, hours in plan.hours().items():
         known = f"at most {duration(hours * 3600)}, by {plan.rates_from}" if hours else None
         yield f"{where}, {what}", known or f"{UNKNOWN}: give a rate that you have measured (--like, --rate)"
+    if plan.devices:
+        by_kind = plan.clock()
+        of_each = ", ".join(f"{kind} {duration(hours * 3600)}" for kind, hours in by_kind.items() if hours)
+        together = _sum(list(by_kind.values()))
+        what = "GPUs" if plan.study.device == "cuda" else "jobs at once"
+        yield (
+            f"time on {plan.devices} {what}",
+            UNKNOWN if together is None else f"at most {duration(together * 3600)} ({of_each})",
+        )
     for what, taken in plan.disk.items():
         yield f"disk, {what}", UNKNOWN if taken is None else f"at most {size(taken)}"
     for model, taken in plan.downloads.items():
