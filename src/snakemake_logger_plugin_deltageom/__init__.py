@@ -42,6 +42,10 @@ class LogHandlerSettings(LogHandlerSettingsBase):
         default=False,
         metadata={"help": "print what Snakemake prints by itself: every job's inputs, outputs and reason"},
     )
+    plan: bool = field(
+        default=False,
+        metadata={"help": "print of a dry run one line of JSON, for programs"},
+    )
 
 
 class LogHandler(LogHandlerBase):
@@ -96,9 +100,14 @@ class LogHandler(LogHandlerBase):
         if not (self.full or self.closed):
             self.closed = True
             with suppress(BrokenPipeError):
-                self._print(plan.shown(self.study, self.planned, self.rules) if self.dry else self._end())
+                self._print(self._plan() if self.dry else self._end())
                 self.screen.flush()
         super().close()
+
+    def _plan(self) -> str:
+        if isinstance(self.settings, LogHandlerSettings) and self.settings.plan:
+            return plan.as_json(self.planned, self.rules)
+        return plan.shown(self.study, self.planned, self.rules)
 
     def _print(self, *lines: str) -> None:
         for line in lines:

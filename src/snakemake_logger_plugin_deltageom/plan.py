@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import shutil
 import sys
 from collections.abc import Sequence
@@ -27,6 +28,19 @@ def shown(study: str | None, jobs: Sequence[Job], order: Sequence[str]) -> str:
     jobs = [job for job in jobs if job.rule != words.ALL]
     if not jobs:
         return ""
+    title = f"{f'study {study}: ' if study else ''}{words.count(len(jobs), 'job')} would run"
+    return "\n".join([title, "", *_table([("jobs", "rule", "of", "why"), *_rows(jobs, order)]), "", MORE])
+
+
+def as_json(jobs: Sequence[Job], order: Sequence[str]) -> str:
+    """In one line: `jobs` with rule and outputs each, and `rows` as they would be shown, none of them cut."""
+    jobs = [job for job in jobs if job.rule != words.ALL]
+    plain = [{"rule": job.rule, "output": [reasons.path(file) for file in job.output]} for job in jobs]
+    return json.dumps({"jobs": plain, "rows": _rows(jobs, order)})
+
+
+def _rows(jobs: Sequence[Job], order: Sequence[str]) -> list[tuple[str, str, str, str]]:
+    """How many, of which rule, of what and why, for the jobs of a rule that would run for the same reason."""
     makers = {reasons.path(file): job.rule for job in jobs for file in job.output}
     groups: dict[tuple[str, str], list[Job]] = {}
     for job in jobs:
@@ -34,14 +48,12 @@ def shown(study: str | None, jobs: Sequence[Job], order: Sequence[str]) -> str:
         why = reasons.short(job.reason, made, makers)
         groups.setdefault((job.rule, why), []).append(job)
     at = {rule: number for number, rule in enumerate([*order, *(job.rule for job in jobs if job.rule not in order)])}
-    rows = [
+    return [
         (str(len(alike)), rule, _of(alike), why)
         for (rule, why), alike in sorted(
             groups.items(), key=lambda group: (at[group[0][0]], -len(group[1]), group[0][1])
         )
     ]
-    title = f"{f'study {study}: ' if study else ''}{words.count(len(jobs), 'job')} would run"
-    return "\n".join([title, "", *_table([("jobs", "rule", "of", "why"), *rows]), "", MORE])
 
 
 def _of(jobs: Sequence[Job]) -> str:

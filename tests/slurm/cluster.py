@@ -1,4 +1,4 @@
-"""A real SLURM of one node: Debian's munged, slurmctld and slurmd on this machine, listening on 127.0.0.1 alone.
+"""A real SLURM of two nodes: Debian's munged, slurmctld and two slurmd on this machine, on 127.0.0.1 alone.
 
 Its munged, keys, ports and state are its own; only slurm.conf and gres.conf lie where SLURM wants them, in /etc/slurm,
 since a job step forgets the variable that would name another folder. Files that others put there are left alone.
@@ -25,7 +25,8 @@ MARK = "# Made by deltageom's tests of its SLURM profile"
 LOCK = Path("/run/lock/deltageom-slurm-tests")
 PATH = f"{os.environ['PATH']}:/usr/sbin:/sbin"  # where daemons are, whatever shell started the tests
 PROGRAMS = ("munged", "slurmctld", "slurmd", "sbatch", "srun", "squeue", "scancel", "scontrol", "sinfo", "setpriv")
-CPUS, MEMORY_MB = 2, 16_000
+NODES = ("one", "two")
+CPUS, MEMORY_MB = 2, 16_000  # of each
 START_SECONDS = 30
 JOB_FIELDS = "%i|%T|%k|%m"
 
@@ -54,7 +55,7 @@ def wait_for(what: str, found: Callable[[], bool], seconds: float, pause: float 
 
 
 class Cluster:
-    """The running daemons; made by `one_node`."""
+    """The running daemons; made by `two_nodes`."""
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
@@ -62,8 +63,8 @@ class Cluster:
         self.daemons: dict[str, subprocess.Popen[bytes]] = {}
 
     def start(self) -> None:
-        """Raises RuntimeError with the daemons' last words if the node is not idle in time."""
-        for part in ("controller", "node"):
+        """Raises RuntimeError with the daemons' last words if the nodes are not idle in time."""
+        for part in ("controller", *NODES):
             (self.folder / part).mkdir()
         self._configure()
         key = self.folder / "munge.key"
@@ -76,8 +77,9 @@ class Cluster:
             self._daemon("munged", "--foreground", f"--socket={self.folder}/munge.socket", *files.values())
             wait_for("munged's socket", (self.folder / "munge.socket").exists, START_SECONDS)
             self._daemon("slurmctld", "-D")
-            self._daemon("slurmd", "-D")
-            wait_for("an idle node", self._idle, START_SECONDS)
+            for node in NODES:
+                self._node(node)
+            wait_for("idle nodes", self._idle, START_SECONDS)
         except (TimeoutError, RuntimeError) as error:
             raise RuntimeError(f"SLURM does not start: {error}\n{self.last_words()}") from None
 
@@ -86,18 +88,18 @@ class Cluster:
         with contextlib.suppress(Exception):
             self.cancel(*(job.id for job in self.jobs("PENDING", "RUNNING", "SUSPENDED", "COMPLETING")))
             wait_for("an empty queue", lambda: not self.jobs("RUNNING", "COMPLETING"), 15)
-        for name in ("slurmd", "slurmctld", "munged"):
+        for name in (*NODES, "slurmctld", "munged"):
             self._end(name)
         self._end_strays()
         for name in FILES:
             (CONFIGURATION / name).unlink(missing_ok=True)
 
-    def restart_node(self, away: float) -> None:
-        """Ends slurmd and starts it again after some seconds; running jobs are processes of their own and go on."""
-        self._end("slurmd")
+    def restart_node(self, node: str, away: float) -> None:
+        """Ends its slurmd and starts it again after some seconds; running jobs are processes of their own and go on."""
+        self._end(node)
         time.sleep(away)
-        self._daemon("slurmd", "-D")
-        wait_for("slurmd's answer", lambda: _status("scontrol", "show", "slurmd") == 0, START_SECONDS)
+        self._node(node)
+        wait_for("slurmd's answer", lambda: _status("scontrol", "show", "slurmd", node) == 0, START_SECONDS)
 
     def jobs(self, *states: str) -> list[Job]:
         """Jobs in these states, or all that the controller remembers."""
@@ -139,26 +141,34 @@ class Cluster:
         )
 
     def _configure(self) -> None:
-        controller, node = _free_ports()
+        controller, *ports = _free_ports(1 + len(NODES))
+        host = socket.gethostname().split(".")[0]
         values = {
             "mark": MARK,
             "cluster": self.name,
-            "host": socket.gethostname().split(".")[0],
+            "host": host,
             "folder": self.folder,
             "controller_port": controller,
-            "node_port": node,
-            "cpus": CPUS,
-            "memory_mb": MEMORY_MB,
+            "nodes": "\n".join(
+                f"NodeName={node} Port={port} NodeHostname={host} NodeAddr=127.0.0.1 CPUs={CPUS} RealMemory={MEMORY_MB}"
+                " Gres=gpu:fake:2 State=UNKNOWN"
+                for node, port in zip(NODES, ports, strict=True)
+            ),
+            "names": ",".join(NODES),
         }
         for name in FILES:
             text = Template((TEMPLATES / f"{name}.in").read_text()).substitute(values)
             (CONFIGURATION / name).write_text(text)
 
-    def _daemon(self, name: str, *arguments: str) -> None:
+    def _node(self, name: str) -> None:
+        self._daemon("slurmd", "-D", "-N", name, called=name)
+
+    def _daemon(self, program: str, *arguments: str, called: str = "") -> None:
         """In the foreground, as a child that ends with this process however it ends."""
+        name = called or program
         with (self.folder / f"{name}.log").open("ab") as log:
             self.daemons[name] = subprocess.Popen(
-                ["setpriv", "--pdeathsig", "TERM", name, *arguments],
+                ["setpriv", "--pdeathsig", "TERM", program, *arguments],
                 stdin=subprocess.DEVNULL,
                 stdout=log,
                 stderr=log,
@@ -189,12 +199,12 @@ class Cluster:
         for name, daemon in self.daemons.items():
             if daemon.poll() is not None:
                 raise RuntimeError(f"{name} ended with status {daemon.returncode}")
-        done = subprocess.run(["sinfo", "-h", "-o", "%T"], capture_output=True, text=True, check=False)
-        return done.stdout.strip() == "idle"
+        done = subprocess.run(["sinfo", "-h", "-N", "-o", "%T"], capture_output=True, text=True, check=False)
+        return done.stdout.split() == ["idle"] * len(NODES)
 
 
 @contextlib.contextmanager
-def one_node() -> Iterator[Cluster]:
+def two_nodes() -> Iterator[Cluster]:
     """A cluster until the context ends. Raises NotHere with the reason if this machine can have none."""
     missing = [program for program in PROGRAMS if shutil.which(program, path=PATH) is None]
     if missing:
@@ -225,11 +235,12 @@ def _ours(path: Path) -> bool:
     return path.read_text(errors="replace").startswith(MARK)
 
 
-def _free_ports() -> tuple[int, int]:
-    with socket.socket() as one, socket.socket() as other:
-        one.bind(("127.0.0.1", 0))
-        other.bind(("127.0.0.1", 0))
-        return one.getsockname()[1], other.getsockname()[1]
+def _free_ports(number: int) -> list[int]:
+    with contextlib.ExitStack() as stack:
+        sockets = [stack.enter_context(socket.socket()) for _ in range(number)]
+        for one in sockets:
+            one.bind(("127.0.0.1", 0))
+        return [one.getsockname()[1] for one in sockets]
 
 
 def _status(*command: str) -> int:

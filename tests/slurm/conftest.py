@@ -6,7 +6,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from tests.slurm.cluster import Cluster, NotHere, one_node
+from tests.slurm.cluster import Cluster, NotHere, two_nodes
 
 WANTED = "DELTAGEOM_TEST_SLURM"
 
@@ -17,7 +17,7 @@ def cluster() -> Iterator[Cluster]:
         pytest.skip("`make test-slurm` runs what needs SLURM")
     with contextlib.ExitStack() as stack:
         try:
-            started = stack.enter_context(one_node())
+            started = stack.enter_context(two_nodes())
         except NotHere as reason:
             pytest.skip(str(reason))
         yield started

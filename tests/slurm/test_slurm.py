@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from tests.conftest import BIN, copy_project, environment, snakemake
-from tests.slurm.cluster import Cluster, Job, wait_for
+from tests.slurm.cluster import NODES, Cluster, Job, wait_for
 
 # As the toy, with a job of every kind that it has on SLURM, and trainings long enough to be cancelled in.
 STUDY = """
@@ -19,7 +19,7 @@ extends: toy
 replicates: {count: 1}
 toy: {documents: 1200}
 problems: {limit: 48}
-rollouts: {generator: base, samples: 4, max_tokens: 32}
+rollouts: {generator: base, samples: 4, max_tokens: 32, batch_size: 32, jobs: 2}
 training: {steps: 60, batch_size: 8, micro_batch_size: 8, kl_every: null}
 execution: {checkpoint_every: 4}
 runs: {sft_seed7: null, rft: null, rift: null, rift_linear: null, offline_grpo: null, dpo: null}
@@ -32,7 +32,7 @@ measures:
 """
 STEPS = 60
 # Too little for PyTorch at the first attempt, and ten times that at the second; a fake GPU for each job of a rule.
-RESOURCES = ("rollouts:mem_mb=250*10**(attempt-1)", "hidden_states:gpu=1")
+RESOURCES = ("rollouts_part:mem_mb=250*10**(attempt-1)", "hidden_states:gpu=1")
 PATIENCE = 300  # seconds for what takes a few on an idle machine
 # docs/slurm.md has the same
 CANCEL_WHAT_IS_LEFT = (
@@ -132,7 +132,7 @@ def story(cluster: Cluster, tmp_path_factory: pytest.TempPathFactory) -> Story:
         )
         first.until("sft goes on", lambda: _checkpoint(results, "sft") > reached["sft"])
         over_the_restart = cluster.running("train_wildcards_tiny_sft")
-        cluster.restart_node(away=2)
+        cluster.restart_node(cluster.details(over_the_restart.id)["NodeList"], away=2)
         # Snakemake itself is killed while a run is evaluated
         first.until("an evaluation", lambda: cluster.job("evaluate_wildcards_tiny_sft", "RUNNING"))
         first.process.kill()
@@ -218,12 +218,21 @@ def test_a_running_job_outlives_its_slurmd(story: Story) -> None:
 
 
 def test_a_job_over_its_memory_is_killed_and_gets_more(story: Story) -> None:
-    killed, again, *others = story.jobs("rollouts_wildcards_tiny")
-    assert others == []
-    assert (killed.state, again.state) == ("FAILED", "COMPLETED")
-    assert (killed.memory, again.memory) == ("250M", "2500M")
-    (log,) = (story.project / ".snakemake" / "slurm_logs" / "rule_rollouts" / "tiny").glob(f"{killed.id}.log")
-    assert "exceeded memory limit" in log.read_text()
+    for part in ("1_2", "2_2"):
+        killed, again, *others = story.jobs(f"rollouts_part_wildcards_tiny_{part}")
+        assert others == []
+        assert (killed.state, again.state) == ("FAILED", "COMPLETED")
+        assert (killed.memory, again.memory) == ("250M", "2500M")
+        folder = story.project / ".snakemake" / "slurm_logs" / "rule_rollouts_part" / f"tiny_{part}"
+        (log,) = folder.glob(f"{killed.id}.log")
+        assert "exceeded memory limit" in log.read_text()
+
+
+def test_both_nodes_work(story: Story) -> None:
+    """The two jobs that share the rollouts, and the one that merges them, are submissions of their own."""
+    (merged,) = story.jobs("rollouts_wildcards_tiny")
+    assert merged.state == "COMPLETED"
+    assert {story.cluster.details(job.id)["NodeList"] for job in story.cluster.jobs("COMPLETED")} == set(NODES)
 
 
 def test_snakemake_killed_and_started_again_keeps_what_was_done(story: Story) -> None:

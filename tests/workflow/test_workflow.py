@@ -86,6 +86,33 @@ def test_finished_study_has_nothing_to_do(finished: Path) -> None:
     assert planned(finished) == Counter()
 
 
+def status(project: Path) -> str:
+    command = [BIN / "deltageom", "status", "smoke"]
+    done = subprocess.run(command, cwd=project, env=environment(project), capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    return done.stdout
+
+
+def test_status_says_what_is_done_and_what_would_run_and_why(finished: Path, study: Path) -> None:
+    jobs = len(list((finished / "results" / "smoke" / "provenance").rglob("*.json")))
+    said = status(finished)
+    assert f"study smoke: {jobs} of {jobs} jobs are done" in said
+    assert "Snakemake would run nothing." in said
+    assert "to do" not in said
+    study.write_text(smoke(rift={"method": "rift", "learning_rate": 1e-3}, new={"method": "sft", "seed": 7}))
+    said = status(finished)
+    rows = {cells[1]: cells[2:] for line in said.splitlines() if len(cells := re.split(r" *[│┃] *", line)) > 3}
+    state = {model: dict(zip(rows["model"], cells, strict=True)) for model, cells in rows.items()}
+    assert (state["sft"]["train"], state["rift"]["train"], state["new"]["train"]) == ("done", "to do", "to do")
+    assert state["base"]["train"] == ""
+    assert (state["base"]["grade"], state["rift"]["grade"]) == ("done", "to do")
+    assert (state["rft"]["cka"], state["sft"]["cka"]) == ("to do", "done")  # rft's file has its pair with rift
+    assert re.search(r"^1 +train +rift +training\.learning_rate: .* -> 0\.001", said, re.MULTILINE)
+    planned_jobs = planned(finished).total()
+    assert f"{planned_jobs} would run:" in said
+    assert f"{jobs + 6 - planned_jobs} of {jobs + 6} jobs are done" in said
+
+
 def test_norms_are_equal_where_they_are_matched(finished: Path) -> None:
     table = pd.read_csv(finished / "results" / "smoke" / "tables" / "geometry_global.csv")
     norms = table.query("measure == 'norm'").set_index("a")["value"]
