@@ -38,8 +38,10 @@ def test_a_copy_of_the_profile_as_the_page_has_it(project: Path) -> None:
     (example,) = re.findall(r"```yaml\n(.*?)```", PAGE, flags=re.DOTALL)
     inherited = yaml.safe_load((project / "workflow" / "profiles" / "slurm" / "config.yaml").read_text())
     profile.write_text(yaml.safe_dump(inherited | yaml.safe_load(example)))
-    rules = _resources(project, "--workflow-profile", "workflow/profiles/mine", "--config", "device=cuda")
-    assert {"gpu=1", "gpu_model=h100", "slurm_partition=gpu", "nodes=1"} <= rules["rollouts"]
+    shared = ("device=cuda", "rollouts={jobs: 8}")
+    rules = _resources(project, "--workflow-profile", "workflow/profiles/mine", "--config", *shared)
+    assert {"gpu=1", "gpu_model=h100", "slurm_partition=gpu", "nodes=1"} <= rules["rollouts_part"]
+    assert {"gpu=0", "slurm_partition=cpu", "mem_mb=16000"} <= rules["rollouts"]  # it merges
     assert {"gpu=1", "slurm_partition=gpu", "mem_mb=96000", "runtime=2880", "slurm_account=lab"} <= rules["train"]
     assert {"slurm_partition=cpu", "mem_mb=2000"} <= rules["cka"]
 
