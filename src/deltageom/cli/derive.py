@@ -1,10 +1,12 @@
-"""Make an adapter from the updates of others: a part of one, a sum, another rank, another length; no training.
+"""Make a run from the updates of others: a part of one, a sum, another rank, another length; no training.
 
 The steps are done in this order: --of, --sum or --mean; --remove or --keep; --layers; --rank; --norm-of. A RUN is a
-PEFT LoRA adapter's folder or hub id (owner/name, owner/name@revision), or a NAME of --run.
+PEFT LoRA adapter's folder or hub id (owner/name, owner/name@revision), or a NAME of --run; or all of them are whole
+models, whose base is then --base.
 """
 
 import argparse
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -32,13 +34,15 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--norm-of", metavar="RUN", help="scale to the Frobenius norm of this run's update")
     add_named_paths(parser, "--run", "NAME=FOLDER", "call a run by a name; repeat", required=False)
     parser.add_argument("--settings", metavar="JSON", help="the steps as a study has them, in place of these options")
+    parser.add_argument("--base", metavar="MODEL", help="what the whole models were trained from: a folder or hub id")
     parser.add_argument("--any-base", action="store_true", help="derive though the runs name different bases")
-    parser.add_argument("--output", type=Path, required=True, help="folder for the adapter and selection.json")
+    parser.add_argument("--output", type=Path, required=True, help="folder for the run and selection.json")
 
 
 def run(arguments: argparse.Namespace) -> None:
     from deltageom.comparison.bases import check_bases
     from deltageom.deltas import hub
+    from deltageom.deltas.folder import is_checkpoint
     from deltageom.deltas.open import open_run
     from deltageom.derived.derive import derive
     from deltageom.derived.write import write
@@ -52,12 +56,28 @@ def run(arguments: argparse.Namespace) -> None:
     folders = {name: hub.adapter_folder(str(named.get(name, name))) for name in recipe.operands()}
     if arguments.output.resolve() in {folder.resolve() for folder in folders.values()}:
         raise UserError(f"--output {arguments.output} is one of the runs: give a folder of its own")
+    if all(map(is_checkpoint, folders.values())):
+        _whole(recipe, folders, arguments)
+        return
     deltas = {name: open_run(folder) for name, folder in folders.items()}
     for note in check_bases(deltas, None, arguments.any_base):
         print(note)
     derived = derive(recipe, deltas)
     rank = write(derived, recipe, next(iter(folders.values())), arguments.output)
     print(f"{recipe.words()}: rank {rank}, {len(derived.update)} modules, written to {arguments.output}")
+
+
+def _whole(recipe: "Recipe", folders: Mapping[str, Path], arguments: argparse.Namespace) -> None:
+    from deltageom.deltas import hub
+    from deltageom.derived import whole
+    from deltageom.errors import UserError
+
+    if arguments.base is None:
+        raise UserError("these are whole models, whose updates are their differences to a base: give it with --base")
+    base = hub.weights_folder(*hub.with_revision(arguments.base))
+    derived = whole.derive(recipe, folders, base)
+    parameters = whole.write(derived, recipe, base, next(iter(folders.values())), arguments.output)
+    print(f"{recipe.words()}: a whole model of {parameters:,} parameters, written to {arguments.output}")
 
 
 def _recipe(arguments: argparse.Namespace) -> "Recipe":
