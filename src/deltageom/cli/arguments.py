@@ -1,7 +1,6 @@
 """Arguments that several commands share."""
 
 import argparse
-import os
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, TypeVar
@@ -80,22 +79,3 @@ def by_name(option: str, given: Sequence[tuple[str, Path]]) -> dict[str, Path]:
 
 def add_benchmarks(parser: argparse.ArgumentParser) -> None:
     add_named_paths(parser, "--benchmark", "NAME=FILE", "a benchmark's problems (jsonl); repeat for more")
-
-
-def add_generation(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--scratch", type=Path, required=True, help="folder for what a killed job goes on from")
-    parser.add_argument(
-        "--shard-size", type=int, default=2048, help="completions that it keeps at a time (%(default)s)"
-    )
-    parser.add_argument("--tensor-parallel", type=int, default=1, help="GPUs for one vLLM engine (%(default)s)")
-    parser.add_argument("--memory-share", type=float, default=0.9, help="of a GPU's, for vLLM (%(default)s)")
-    parser.add_argument("--parts", type=int, default=1, metavar="N", help="jobs that share the work (%(default)s)")
-    parser.add_argument(
-        "--part", type=int, metavar="I", help="keep part I of --parts in --scratch; without it, merge what they kept"
-    )
-
-
-def let_segments_grow() -> None:
-    """Rows of many lengths would fragment a GPU's fixed segments. Before torch is imported; the user's word counts."""
-    if "PYTORCH_CUDA_ALLOC_CONF" not in os.environ:
-        os.environ.setdefault("PYTORCH_ALLOC_CONF", "expandable_segments:True")

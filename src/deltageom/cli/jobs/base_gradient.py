@@ -3,7 +3,8 @@
 import argparse
 from pathlib import Path
 
-from deltageom.cli.arguments import add_model, add_settings, let_segments_grow, parse_settings
+from deltageom.cli.arguments import add_model, add_settings, parse_settings
+from deltageom.cli.shared.segments import let_segments_grow
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:

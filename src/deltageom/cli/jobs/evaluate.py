@@ -6,12 +6,12 @@ from pathlib import Path
 from deltageom.cli.arguments import (
     add_benchmarks,
     add_earlier,
-    add_generation,
     add_model,
     add_settings,
     by_name,
     parse_settings,
 )
+from deltageom.cli.shared.generation import add_generation
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:

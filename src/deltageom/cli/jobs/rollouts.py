@@ -3,7 +3,8 @@
 import argparse
 from pathlib import Path
 
-from deltageom.cli.arguments import add_generation, add_model, add_settings, parse_settings
+from deltageom.cli.arguments import add_model, add_settings, parse_settings
+from deltageom.cli.shared.generation import add_generation
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
