@@ -84,6 +84,9 @@ def test_the_yardstick_differs_only_in_seeds() -> None:
     other = study()
     other["runs"]["seed7"]["training"]["learning_rate"] *= 2
     assert twin_of(other, "sft") is None
+    another_a = study()
+    another_a["runs"]["seed7"]["training"]["lora"]["init_seed"] += 1
+    assert twin_of(another_a, "sft") is None
 
 
 def test_what_is_said_names_each_run_once_with_its_interval() -> None:

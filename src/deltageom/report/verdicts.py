@@ -36,13 +36,18 @@ class Verdict:
 
 
 def twin_of(study: Mapping[str, Any], reference: str) -> str | None:
-    """The first run that differs from the reference only in seeds: how far chance alone takes the same loss."""
+    """The first run that differs from the reference only in seeds, and has its initial A: without that, cosines are low
+    whatever the loss is."""
     runs = study.get("runs", {})
     if reference not in runs:
         return None
     own = identity(runs[reference])
     return next(
-        (run for run, of in runs.items() if run != reference and identity(of).settings == own.settings),
+        (
+            run
+            for run, of in runs.items()
+            if run != reference and (found := identity(of)).settings == own.settings and found.init == own.init
+        ),
         None,
     )
 
