@@ -106,3 +106,20 @@ def base_spectra(wildcards):
 
 def spectra_arguments(spectra):
     return ["--spectra", folder(spectra), "--base-rank", BASE_RANK] if spectra else []
+
+
+def base_answers(places):
+    """The base's answers to the CKA prompts, if the hidden states are those of answers."""
+    wanted = STUDY.measures.cka
+    if wanted.pooling != "completion":
+        return []
+    return places.graded("base", wanted.benchmark)
+
+
+def models_on_plane(wildcards):
+    """Where the answers of the plane's three models are, by the names that the measure has for them."""
+    places, wanted = of("loss_plane", wildcards), STUDY.measures.loss_plane
+    return {
+        f"answers_of_{model}": places.graded(model, wanted.benchmark)
+        for model in wanted.models
+    }

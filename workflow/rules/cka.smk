@@ -1,11 +1,3 @@
-def base_answers(places):
-    """The base's answers to the CKA prompts, if the hidden states are those of answers."""
-    wanted = STUDY.measures.cka
-    if wanted.pooling != "completion":
-        return []
-    return places.graded("base", wanted.benchmark)
-
-
 rule hidden_states:
     """Every layer's hidden states of the CKA prompts, from the base or a run."""
     input:

@@ -1,12 +1,3 @@
-def models_on_plane(wildcards):
-    """Where the answers of the plane's three models are, by the names that the measure has for them."""
-    places, wanted = of("loss_plane", wildcards), STUDY.measures.loss_plane
-    return {
-        f"answers_of_{model}": places.graded(model, wanted.benchmark)
-        for model in wanted.models
-    }
-
-
 rule loss_plane:
     """Loss of three models' own correct answers on the plane through them."""
     input:
