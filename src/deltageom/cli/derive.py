@@ -10,7 +10,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from deltageom.cli.arguments import add_named_paths, by_name, parse_settings
+from deltageom.cli.shared.arguments import add_named_paths, by_name, parse_settings
 
 if TYPE_CHECKING:
     from deltageom.study.derived.recipe import Recipe

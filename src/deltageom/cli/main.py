@@ -18,7 +18,7 @@ from deltageom.errors import UserError
 from deltageom.jobs import warm, watch
 
 NEARLY_FULL = 2**28  # bytes
-NO_COMMANDS = ("main", "arguments")
+NO_COMMAND = "main"
 
 
 def main(argv: list[str] | None = None) -> NoReturn:
@@ -103,7 +103,7 @@ def _commands() -> dict[str, ModuleType]:
     return {
         module.name.replace("_", "-"): importlib.import_module(path)
         for module, path in sorted(found, key=lambda item: item[0].name)
-        if not module.ispkg and module.name not in NO_COMMANDS
+        if not module.ispkg and module.name != NO_COMMAND
     }
 
 

@@ -3,7 +3,7 @@
 import argparse
 from pathlib import Path
 
-from deltageom.cli.arguments import (
+from deltageom.cli.shared.arguments import (
     add_benchmarks,
     add_earlier,
     add_model,

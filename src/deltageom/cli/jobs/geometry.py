@@ -3,7 +3,7 @@
 import argparse
 from pathlib import Path
 
-from deltageom.cli.arguments import add_earlier, add_named_paths, by_name
+from deltageom.cli.shared.arguments import add_earlier, add_named_paths, by_name
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:

@@ -3,7 +3,7 @@
 import argparse
 from pathlib import Path
 
-from deltageom.cli.arguments import add_shared, by_name, parse_settings
+from deltageom.cli.shared.arguments import add_shared, by_name, parse_settings
 from deltageom.errors import UserError
 
 

@@ -3,7 +3,7 @@
 import argparse
 from pathlib import Path
 
-from deltageom.cli.arguments import add_named_paths, add_settings, by_name, parse_settings
+from deltageom.cli.shared.arguments import add_named_paths, add_settings, by_name, parse_settings
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:

@@ -3,7 +3,7 @@
 import argparse
 from pathlib import Path
 
-from deltageom.cli.arguments import add_model, add_settings, parse_settings
+from deltageom.cli.shared.arguments import add_model, add_settings, parse_settings
 from deltageom.cli.shared.segments import let_segments_grow
 
 

@@ -1,1 +1,1 @@
-"""What some commands share, apart from cli/arguments.py, so that a change is a change of these alone."""
+"""What commands share: `arguments` all of them, the others some, so that a change there is a change of these alone."""
