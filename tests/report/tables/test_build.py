@@ -148,6 +148,13 @@ def test_loss_is_per_token_over_all_problems_and_barrier_of_a_known_path():
     assert (row["mean_of_ends"], row["chord"], row["worst_alpha"]) == (1.5, 1.5, 0.5)
 
 
+def test_points_past_the_ends_are_in_the_table_and_in_no_barrier():
+    inside = {1.0: (2, 6), 0.0: (4, 0), 0.5: (3, 9)}
+    within, beyond = ({("x", "y"): path(points)} for points in (inside, inside | {-0.5: (99, 9), 1.5: (9, 99)}))
+    assert losses(beyond)["alpha"].tolist() == [-0.5, 0, 0.5, 1, 1.5]
+    pd.testing.assert_frame_equal(barriers(losses(beyond), beyond), barriers(losses(within), within))
+
+
 def test_missing_loss_leaves_the_barrier_missing():
     paths = {("x", "y"): path({0.0: (1, 1), 0.5: (math.nan, 1), 1.0: (1, 1)})}
     points = losses(paths)

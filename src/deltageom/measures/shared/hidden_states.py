@@ -10,7 +10,7 @@ from tqdm import tqdm
 from deltageom.errors import UserError
 from deltageom.files import whole_file
 from deltageom.measures.shared.losses import own_answers
-from deltageom.measures.shared.losses.loss_paths import Text
+from deltageom.measures.shared.losses.own_answers import Text
 from deltageom.measures.shared.settings import HiddenSettings
 from deltageom.models.load import Model, autocast, load_run, load_tokenizer
 from deltageom.models.prompts import prompt_ids

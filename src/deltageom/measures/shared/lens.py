@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from tqdm import tqdm
 
 from deltageom.errors import UserError
-from deltageom.measures.shared.losses.loss_paths import Text
+from deltageom.measures.shared.losses.own_answers import Text
 from deltageom.measures.shared.policies import SIDES, Sides
 from deltageom.models.load import Model, autocast
 from deltageom.study.schema import Base, Device

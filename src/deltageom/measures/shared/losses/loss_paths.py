@@ -10,6 +10,7 @@ from tqdm import tqdm
 
 from deltageom.measures.shared.forward import completion_logits
 from deltageom.measures.shared.losses import barriers
+from deltageom.measures.shared.losses.own_answers import Text
 from deltageom.measures.shared.losses.weighted_deltas import WeightedDeltas
 from deltageom.measures.shared.settings import ConnectivitySettings
 from deltageom.models.load import Model, load_tokenizer
@@ -18,15 +19,6 @@ from deltageom.problems.problem import Problem
 from deltageom.study.schema import Base, Device, Prompt
 
 Row = dict[str, float | str | int]
-
-
-@dataclass(frozen=True)
-class Text:
-    """What the loss is of: the tokens of `answer` after those of `prompt`. A problem may have several."""
-
-    problem_id: str
-    prompt: list[int]
-    answer: list[int]
 
 
 @dataclass(frozen=True)

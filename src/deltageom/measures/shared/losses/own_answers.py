@@ -1,11 +1,20 @@
 """What models have answered, as texts that models can read again."""
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 from deltageom.files import read_jsonl
-from deltageom.measures.shared.losses.loss_paths import Text
 from deltageom.models.prompts import Tokenizer, completion_ids, turn_end
+
+
+@dataclass(frozen=True)
+class Text:
+    """The tokens of `answer` after those of `prompt`. A problem may have several."""
+
+    problem_id: str
+    prompt: list[int]
+    answer: list[int]
 
 
 def correct(tokenizer: Tokenizer, graded: Sequence[Path], problems: int, wrong_too: bool = False) -> list[Text]:
