@@ -27,7 +27,8 @@ def contenders(folder: Path, size: str, device: str) -> dict[str, Callable[[floa
     from peft import PeftModel
     from transformers import AutoModelForCausalLM
 
-    from deltageom.measures.shared.losses.loss_paths import Text, losses_by_problem
+    from deltageom.measures.shared.losses.loss_paths import losses_by_problem
+    from deltageom.measures.shared.losses.own_answers import Text
     from deltageom.measures.shared.losses.weighted_deltas import WeightedDeltas
     from deltageom.study.schema import Base
 

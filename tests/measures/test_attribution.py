@@ -13,7 +13,7 @@ from deltageom.deltas.open import open_run
 from deltageom.files import write_csv, write_jsonl
 from deltageom.measures import attribution
 from deltageom.measures.shared.losses import parts
-from deltageom.measures.shared.losses.loss_paths import Text
+from deltageom.measures.shared.losses.own_answers import Text
 from deltageom.measures.shared.settings import AttributionSettings
 from deltageom.study.measured import Attribution
 from deltageom.study.schema import Base

@@ -10,7 +10,7 @@ from deltageom.errors import UserError
 from deltageom.files import write_csv, write_jsonl
 from deltageom.measures import logit_lens
 from deltageom.measures.shared import lens
-from deltageom.measures.shared.losses.loss_paths import Text
+from deltageom.measures.shared.losses.own_answers import Text
 from deltageom.measures.shared.settings import LogitLensSettings
 from deltageom.models.load import load_run
 from deltageom.study.measured import LogitLens

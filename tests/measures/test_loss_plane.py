@@ -12,7 +12,7 @@ from deltageom.errors import UserError
 from deltageom.files import write_csv, write_jsonl
 from deltageom.measures import loss_plane
 from deltageom.measures.shared.losses import planes
-from deltageom.measures.shared.losses.loss_paths import Text
+from deltageom.measures.shared.losses.own_answers import Text
 from deltageom.measures.shared.settings import LossPlaneSettings
 from deltageom.study.measured import LossPlane
 from deltageom.study.schema import Base

@@ -346,11 +346,11 @@ def test_a_problem_of_several_texts_has_their_losses_added(
     tiny_model: Path, tiny_adapters: dict[str, Path], base_settings: Base
 ) -> None:
     a, b = tiny_adapters["first"], tiny_adapters["second"]
-    one, other = (loss_paths.Text("1", [5, 6, 7], answer) for answer in ([8, 9], [10]))
-    apart = loss_paths.Text("2", [5], [11, 12, 13])
+    one, other = (own_answers.Text("1", [5, 6, 7], answer) for answer in ([8, 9], [10]))
+    apart = own_answers.Text("2", [5], [11, 12, 13])
     walk = loss_paths.Walk(base_settings, "cpu", loss_paths.Grid(3), batch_size=2)
 
-    def path(*texts: loss_paths.Text) -> list[dict[str, Any]]:
+    def path(*texts: own_answers.Text) -> list[dict[str, Any]]:
         return loss_paths.along_paths(walk, str(tiny_model), a, {"b": b}, lambda _b: list(texts))
 
     together = path(one, apart, other)
@@ -364,7 +364,7 @@ def test_a_path_goes_past_its_ends_and_is_finer_where_it_is_highest(
     tiny_model: Path, tiny_adapters: dict[str, Path], base_settings: Base
 ) -> None:
     a, b = tiny_adapters["first"], tiny_adapters["second"]
-    text = loss_paths.Text("1", [5, 6, 7], [8, 9])
+    text = own_answers.Text("1", [5, 6, 7], [8, 9])
 
     def path(**grid: Any) -> dict[float, float]:
         walk = loss_paths.Walk(base_settings, "cpu", loss_paths.Grid(5, **grid), batch_size=2)

@@ -37,7 +37,7 @@ def rows(settings: HeldOutPathsSettings, inputs: Mapping[str, Path], runs: Mappi
     grid = loss_paths.Grid(wanted.points, wanted.beyond, wanted.refine)
     walk = loss_paths.Walk(settings.base, settings.device, grid, wanted.batch_size)
 
-    def texts(b: str) -> list[loss_paths.Text]:
+    def texts(b: str) -> list[own_answers.Text]:
         ends = [inputs["answers"], inputs[f"answers_of_{b}"]]
         return own_answers.correct(tokenizer, ends, wanted.problems)
 

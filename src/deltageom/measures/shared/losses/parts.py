@@ -9,7 +9,8 @@ import numpy as np
 from numpy.typing import NDArray
 from tqdm import tqdm
 
-from deltageom.measures.shared.losses.loss_paths import Text, losses_by_problem
+from deltageom.measures.shared.losses.loss_paths import losses_by_problem
+from deltageom.measures.shared.losses.own_answers import Text
 from deltageom.measures.shared.losses.weighted_deltas import WeightedDeltas, everywhere
 from deltageom.study.schema import Base, Device
 

@@ -12,7 +12,8 @@ from deltageom.deltas.delta import Delta, Factors
 from deltageom.deltas.open import open_run
 from deltageom.errors import UserError
 from deltageom.geometry.stack import FactoredStack
-from deltageom.measures.shared.losses.loss_paths import Text, losses_by_problem
+from deltageom.measures.shared.losses.loss_paths import losses_by_problem
+from deltageom.measures.shared.losses.own_answers import Text
 from deltageom.measures.shared.losses.weighted_deltas import WeightedDeltas
 from deltageom.study.schema import Base, Device
 
