@@ -51,7 +51,8 @@ def build(name: str, setting: Setting) -> Any:
     from deltageom.methods import interface
     from deltageom.models.load import load_tokenizer
     from deltageom.training import lora, rows
-    from deltageom.training.train import Execution, Paths, arguments, build_trainer
+    from deltageom.training.session import Execution, arguments
+    from deltageom.training.train import Paths, build_trainer
 
     settings, folder = _settings(name, setting), setting.folder
     paths = Paths(str(folder), folder / "rollouts.parquet", folder / "run", folder / "scratch")
@@ -69,7 +70,7 @@ def build(name: str, setting: Setting) -> Any:
         "processing_class": tokenizer,
         "peft_config": lora.config(settings.training.lora, settings.base),
     }
-    given = arguments(settings, paths, execution) | {"remove_unused_columns": True}
+    given = arguments(settings, paths.scratch, execution) | {"remove_unused_columns": True}
     if name == SFT:
         return SFTTrainer(
             args=SFTConfig(**given), train_dataset=dataset.select_columns(["input_ids", "labels"]), **shared

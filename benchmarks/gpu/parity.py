@@ -111,7 +111,8 @@ def _train(method: str, variant: Variant, folder: Path, steps: int, rows: int) -
 
     from deltageom.methods import interface
     from deltageom.study.settings import TrainSettings
-    from deltageom.training.train import Execution, Paths, train
+    from deltageom.training.session import Execution
+    from deltageom.training.train import Paths, train
 
     options = dict(CONFIG["methods"][method])
     if "max_pairs" in options:

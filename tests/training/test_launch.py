@@ -15,7 +15,8 @@ from deltageom.hardware import memory
 from deltageom.jobs import provenance
 from deltageom.study.schema import Base
 from deltageom.training import launch
-from deltageom.training.train import Execution, train
+from deltageom.training.session import Execution
+from deltageom.training.train import train
 from tests.training.test_resume import command, environment
 from tests.training.tiny_runs import paths, rollouts, settings
 

@@ -15,7 +15,8 @@ from transformers import AutoModelForCausalLM
 from deltageom.errors import UserError
 from deltageom.study.schema import Base, Prompt
 from deltageom.training.monitoring import k3, mean_over_samples
-from deltageom.training.train import Execution, train
+from deltageom.training.session import Execution
+from deltageom.training.train import train
 from tests.training.tiny_runs import PROBLEMS, built, paths, rollouts, settings, write_reference, write_rollouts
 
 

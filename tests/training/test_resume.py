@@ -19,8 +19,9 @@ from deltageom.errors import UserError
 from deltageom.study.schema import Base
 from deltageom.study.settings import TrainSettings
 from deltageom.training import resume
-from deltageom.training import train as training
-from deltageom.training.train import Execution, Paths, train
+from deltageom.training.output import saving
+from deltageom.training.session import Execution
+from deltageom.training.train import Paths, train
 from tests.training.tiny_runs import paths, rollouts, settings
 
 STEPS = 12
@@ -102,7 +103,7 @@ def interrupted(monkeypatch: pytest.MonkeyPatch, run: TrainSettings, given: Path
         return marked
 
     with monkeypatch.context() as patched:
-        patched.setattr(training.resume, "marker", mark_and_die)
+        patched.setattr(resume, "marker", mark_and_die)
         with pytest.raises(Killed):
             train(run, given, Execution(checkpoint_every=3))
 
@@ -145,7 +146,7 @@ def test_a_kill_after_the_last_step_trains_no_further(
         raise Killed
 
     with monkeypatch.context() as patched:
-        patched.setattr(training.saving, "write_model", die)
+        patched.setattr(saving, "write_model", die)
         with pytest.raises(Killed):
             train(run, given[1], Execution(checkpoint_every=last))
     train(run, given[1], Execution(checkpoint_every=last))

@@ -12,7 +12,8 @@ import torch
 from deltageom.errors import UserError
 from deltageom.models.prompts import VOCABULARY
 from deltageom.study.schema import Base
-from deltageom.training.train import Execution, train
+from deltageom.training.session import Execution
+from deltageom.training.train import train
 from tests.training.test_train import trained
 from tests.training.tiny_runs import built, paths, rollouts, settings
 

@@ -9,7 +9,8 @@ import torch
 from safetensors.torch import load_file
 
 from deltageom.study.schema import Base
-from deltageom.training.train import Execution, train
+from deltageom.training.session import Execution
+from deltageom.training.train import train
 from tests.training.tiny_runs import paths, rollouts, settings
 
 WEIGHTS = "adapter_model.safetensors"

@@ -17,8 +17,9 @@ from deltageom.errors import UserError
 from deltageom.study.schema import Base
 from deltageom.study.settings import TrainSettings
 from deltageom.training import train as training
-from deltageom.training.saving import CHECKPOINT_FILES
-from deltageom.training.train import Execution, train
+from deltageom.training.output.saving import CHECKPOINT_FILES
+from deltageom.training.session import Execution
+from deltageom.training.train import train
 from tests.training.tiny_runs import paths, rollouts, settings
 
 FILES = ["adapter_config.json", "adapter_model.safetensors", "metrics.parquet", "selection.json"]

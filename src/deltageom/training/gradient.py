@@ -12,8 +12,10 @@ from deltageom.methods import interface
 from deltageom.models.load import load_tokenizer
 from deltageom.study.measured import Gradients
 from deltageom.study.settings import TrainSettings
-from deltageom.training import launch, lora, rows, saving
-from deltageom.training.train import MEMORY_KEYS, Execution, Paths, build_trainer, check_memory
+from deltageom.training import launch, lora, rows
+from deltageom.training.output import saving
+from deltageom.training.session import MEMORY_KEYS, Execution
+from deltageom.training.train import Paths, build_trainer, check_memory
 
 
 class GradientSettings(TrainSettings):

@@ -10,24 +10,25 @@ from typing import Any
 from deltageom.errors import UserError
 from deltageom.files import write_json
 from deltageom.jobs import still_true
+from deltageom.study.settings import TrainSettings
 
 MARK = "complete.json"
 STACK = ("torch", "transformers", "trl", "peft", "accelerate")
 
 
 def identity(
-    settings: dict[str, Any], base: str, inputs: dict[str, Path | None], method: str, processes: int
+    settings: TrainSettings, base: str, inputs: dict[str, Path | None], command: str, processes: int
 ) -> dict[str, Any]:
     """All that decides the bytes of an adapter: a checkpoint is continued only where this is equal.
 
-    `inputs` are files, or folders of safetensors. The base is a folder's weights; a hub model stands for itself by its
-    name and revision, which are in the settings.
+    `command`: the one that trains. `inputs` are files, or folders of safetensors. The base is a folder's weights; a hub
+    model stands for itself by its name and revision, which are in the settings.
     """
     folders = {"base": Path(base) if Path(base).is_dir() else None}
     return {
-        "settings": settings,
+        "settings": settings.model_dump(mode="json"),
         **{name: _digest(path) for name, path in (inputs | folders).items() if path},
-        "code": still_true.of_code("cli.jobs.train", f"methods.{method}"),
+        "code": still_true.of_code(f"cli.jobs.{command}", f"methods.{settings.method}"),
         "processes": processes,
         **{package: metadata.version(package) for package in STACK},
     }

@@ -330,7 +330,7 @@ def test_study_of_one_run_has_every_table_and_no_pair(updates):
 @pytest.fixture
 def records(tmp_path, updates):
     """A results folder as the rules leave it: runs `x` and `b` (the study's order), one benchmark, two modules."""
-    from deltageom.training.train import write_metrics
+    from deltageom.training.output.metrics import write_metrics
 
     ends = {"steps_done": 2, "stopped": "norm", "delta_norm": 2.5, "matched_norm": 3.5, "scale": 4.5}
     for number, name in enumerate(["x", "b"]):

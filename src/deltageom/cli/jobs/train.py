@@ -26,7 +26,8 @@ def run(arguments: argparse.Namespace) -> list[str]:
 
     from deltageom.study.settings import TrainSettings
     from deltageom.training import launch
-    from deltageom.training.train import Execution, Paths, train
+    from deltageom.training.session import Execution
+    from deltageom.training.train import Paths, train
 
     settings = parse_settings(TrainSettings, arguments.settings)
     paths = Paths(

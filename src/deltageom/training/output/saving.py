@@ -46,9 +46,10 @@ class Snapshots(TrainerCallback):
                 _save_adapter(model, Path(name))
                 _put(Path(name, WEIGHTS), snapshot(self.scratch, state.global_step))
 
-    def publish(self, output: Path) -> None:
+    def publish(self, output: Path) -> dict[str, Any]:
         for step in self.steps:
             _put(snapshot(self.scratch, step), snapshot(output, step))
+        return {}
 
 
 def write_model(trainer: Any, output: Path, scratch: Path) -> None:
