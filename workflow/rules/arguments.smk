@@ -51,6 +51,26 @@ def train_inputs(wildcards):
     return files
 
 
+def online_inputs(wildcards):
+    """The base, what is sampled, and the teacher's files where the method learns its distribution."""
+    places = of("train/{run}", wildcards)
+    files = train_inputs(wildcards) | {
+        "base": places.model_files("base"),
+        "problems": places.trained_on(),
+    }
+    if methods.load(STUDY.runs[wildcards.run].method).teacher:
+        files["teacher"] = places.model_files(STUDY.rollouts.generator)
+    return files
+
+
+def online_arguments(wildcards, input):
+    """As of a run on rollouts, with the teacher's place."""
+    places = of("train/{run}", wildcards)
+    asked = methods.load(STUDY.runs[wildcards.run].method).teacher
+    teacher = ["--teacher", places.model(STUDY.rollouts.generator)] if asked else []
+    return train_arguments(wildcards, input) + teacher
+
+
 def gradient_inputs(wildcards):
     """The base's log-probs, where the run's loss needs them."""
     places = of("base_gradient/{run}", wildcards)

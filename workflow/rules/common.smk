@@ -123,6 +123,9 @@ MEASURE_CODE = [f"measures.{name}" for name in MEASURES]
 # Runs without an adapter: their delta is a difference of whole models.
 WHOLE_RUNS = [run for run in TRAINED if STUDY.runs[run].training.adapter == "none"]
 
+# Runs that sample while they train.
+ONLINE_RUNS = sorted(STUDY.online_runs())
+
 # Runs that keep their adapter as it was after each of these steps.
 SNAPSHOT_RUNS = sorted(STUDY.with_snapshots())
 SNAPSHOTS = STUDY.snapshots()

@@ -3,7 +3,7 @@ rule base_gradient:
     input:
         unpack(gradient_inputs),
         base=lambda w: of("base_gradient/{run}", w).model_files("base"),
-        rollouts=lambda w: of("base_gradient/{run}", w).rollouts(),
+        rollouts=lambda w: of("base_gradient/{run}", w).rollouts(w.run),
     output:
         model=expand(
             "results/{{owner}}/base_gradient/{{run}}/{file}", file=ADAPTER_FILES

@@ -44,7 +44,7 @@ rule train:
     input:
         unpack(train_inputs),
         base=lambda w: of("train/{run}", w).model_files("base"),
-        rollouts=lambda w: of("train/{run}", w).rollouts(),
+        rollouts=lambda w: of("train/{run}", w).rollouts(w.run),
     output:
         model=expand("results/{{owner}}/runs/{{run}}/{file}", file=ADAPTER_FILES),
         metrics="results/{owner}/runs/{run}/metrics.parquet",
@@ -56,7 +56,11 @@ rule train:
         "results/{owner}/benchmarks/train/{run}.tsv"
     wildcard_constraints:
         owner=owners("train"),
-        run=any_of(run for run in TRAINED if run not in (*WHOLE_RUNS, *SNAPSHOT_RUNS)),
+        run=any_of(
+            run
+            for run in TRAINED
+            if run not in (*WHOLE_RUNS, *SNAPSHOT_RUNS, *ONLINE_RUNS)
+        ),
     conda:
         ENVIRONMENT
     threads: 1 if GPUS else STUDY.execution.processes
@@ -96,7 +100,7 @@ if WHOLE_RUNS:
             run=any_of(WHOLE_RUNS),
 
 
-if SNAPSHOT_RUNS:
+if set(SNAPSHOT_RUNS) - set(ONLINE_RUNS):
 
     use rule train as train_with_snapshots with:
         output:
@@ -110,4 +114,4 @@ if SNAPSHOT_RUNS:
             provenance="results/{owner}/provenance/train/{run}.json",
         wildcard_constraints:
             owner=owners("train"),
-            run=any_of(SNAPSHOT_RUNS),
+            run=any_of(run for run in SNAPSHOT_RUNS if run not in ONLINE_RUNS),

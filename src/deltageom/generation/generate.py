@@ -21,7 +21,7 @@ from deltageom.study.schema import Base, Device
 def requests(problems: Sequence[Problem], prompts: Sequence[Sequence[int]], samples: int, seed: int) -> list[Request]:
     """`samples` requests a problem, problem by problem. Each has its own seed, which other problems do not change."""
     return [
-        Request(prompt, _seed(seed, problem.id, sample))
+        Request(prompt, seed_of(seed, problem.id, sample))
         for problem, prompt in zip(problems, prompts, strict=True)
         for sample in range(samples)
     ]
@@ -108,19 +108,28 @@ def generate_part(engine: str, setup: Setup, asked: Sequence[Asked], job: Job) -
 
 
 def complete(
-    engine: Engine, wanted: Sequence[Request], sampling: Sampling, shards: "Shards | None" = None
+    engine: Engine,
+    wanted: Sequence[Request],
+    sampling: Sampling,
+    shards: "Shards | None" = None,
+    quiet: bool = False,
 ) -> list[Completion]:
     """The completion of each request, in order, compact. With `shards`, what those hold is not generated again.
 
     Requests go to the engine by the length of their prompts, since neighbours of like length waste little padding; what
     is left after a kill goes in the same whole batches.
     """
-    found = _complete(engine, wanted, sampling, shards, _by_length(wanted))
+    found = _complete(engine, wanted, sampling, shards, _by_length(wanted), quiet)
     return [found[index] for index in range(len(wanted))]
 
 
 def _complete(
-    engine: Engine, wanted: Sequence[Request], sampling: Sampling, shards: "Shards | None", order: Sequence[int]
+    engine: Engine,
+    wanted: Sequence[Request],
+    sampling: Sampling,
+    shards: "Shards | None",
+    order: Sequence[int],
+    quiet: bool = False,
 ) -> dict[int, Completion]:
     """Those of the requests at `order`, by their place among all that are wanted."""
     found = shards.read(set(order)) if shards else {}
@@ -129,7 +138,7 @@ def _complete(
         print(f"{len(found)} of {len(order)} completions are in {shards.folder}: going on from there", flush=True)
     writer = shards.writer(left) if shards else None
     at_once = shards.batch_size if shards else None
-    with tqdm(total=len(order), initial=len(found), unit="completion", mininterval=5) as progress:
+    with tqdm(total=len(order), initial=len(found), unit="completion", mininterval=5, disable=quiet) as progress:
         for position, completion in engine.generate([wanted[index] for index in left], sampling, at_once):
             found[left[position]] = compact(completion)
             if writer:
@@ -159,7 +168,7 @@ def _by_length(wanted: Sequence[Request]) -> list[int]:
     return sorted(range(len(wanted)), key=lambda index: len(wanted[index].prompt))
 
 
-def _seed(seed: int, problem: str, sample: int) -> int:
+def seed_of(seed: int, problem: str, sample: int) -> int:
     """63 bits, which both numpy and vLLM take."""
     digest = hashlib.sha256(json.dumps([seed, problem, sample]).encode()).digest()
     return int.from_bytes(digest[:8], "big") >> 1

@@ -1,7 +1,8 @@
 """What a method's file provides. See docs/extending.md for the walk-through.
 
 A file of this folder is a method. It defines `Options` (a MethodOptions), what the method selects and its loss, and
-puts them together as `METHOD`, a Likelihood, Pairwise, Preference or Unpaired, which mypy holds against `Options`.
+puts them together as `METHOD`, a Likelihood, Pairwise, Preference, Unpaired or Online, which mypy holds against
+`Options`.
 `snakemake -n` imports the file for its options, so it imports torch and numpy only inside functions.
 
 A method need not care about an empty selection: `training` reports it with the counts.
@@ -144,7 +145,17 @@ class Unpaired(Method[Options]):
     trainer_arguments: Callable[[Options], dict[str, Any]]
 
 
-AnyMethod = Likelihood[Any] | Pairwise[Any] | Preference[Any] | Unpaired[Any]
+@dataclass(frozen=True, kw_only=True)
+class Online(Method[Options]):
+    """Samples while it trains; its options are a `shared.online.SamplingOptions`. trainer_arguments: keyword arguments
+    for trl.GRPOConfig or, of one that learns a `teacher`'s distribution, for trl.DistillationConfig."""
+
+    trainer_arguments: Callable[[Options], dict[str, Any]]
+    teacher: bool = False
+
+
+OfflineMethod = Likelihood[Any] | Pairwise[Any] | Preference[Any] | Unpaired[Any]
+AnyMethod = OfflineMethod | Online[Any]
 
 
 def in_pairs(method: AnyMethod) -> bool:
@@ -171,6 +182,14 @@ def select_pairs(rows: Rows, options: PairOptions) -> Pairs:
 def names() -> list[str]:
     """Every method there is: the modules of this package but this one."""
     return sorted(m.name for m in pkgutil.iter_modules(package.__path__) if not m.ispkg and m.name != "interface")
+
+
+def load_offline(name: str) -> OfflineMethod:
+    """A method that is trained on rollouts. Raises ValueError for one that samples while it trains."""
+    method = load(name)
+    if isinstance(method, Online):
+        raise ValueError(f"method {name} samples while it trains: it has no rows of rollouts")
+    return method
 
 
 def load(name: str) -> AnyMethod:

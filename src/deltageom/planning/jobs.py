@@ -10,7 +10,7 @@ from pathlib import Path
 from deltageom.measures import interface as measures
 from deltageom.methods import interface as methods
 from deltageom.study.resolved import Study
-from deltageom.study.schema import TOY_BASE, Training
+from deltageom.study.schema import TOY_BASE, Run
 from deltageom.study.sharing import View, stage_of
 
 
@@ -61,8 +61,11 @@ def needs_reference(study: Study) -> bool:
     return any("base" in methods.load(run.method).needs or run.training.kl_every for run in study.runs.values())
 
 
-def _train(training: Training) -> str:
-    return "train_whole" if training.adapter == "none" else "train_with_snapshots" if training.snapshots else "train"
+def _train(run: Run) -> str:
+    if run.training.adapter == "none":
+        return "train_whole"
+    rule = "train_online" if isinstance(methods.load(run.method), methods.Online) else "train"
+    return f"{rule}_with_snapshots" if run.training.snapshots else rule
 
 
 def _parts(stage: str, jobs: int) -> Iterator[tuple[str, str]]:
@@ -89,7 +92,7 @@ def _jobs(study: Study) -> Iterator[tuple[str, str]]:
     if needs_reference(study):
         yield "reference", "reference"
     for run in sorted(study.runs):
-        yield _train(study.runs[run].training), f"train/{run}"
+        yield _train(study.runs[run]), f"train/{run}"
     yield from (("derive", f"derive/{run}") for run in sorted(study.derived))
     for model in models:
         yield from _parts(f"evaluate_part/{model}", study.evaluation.jobs)

@@ -49,7 +49,11 @@ class Places:
     def completions(self) -> str:
         return f"{self.at(sharing.completions(self.study))}/rollouts/completions.parquet"
 
-    def rollouts(self) -> str:
+    def rollouts(self, run: str | None = None) -> str:
+        """What a run is trained on: the study's rollouts, or the samples of the online run that it names."""
+        of = self.study.runs[run].training.rollouts_of if run else None
+        if of:
+            return f"{self.run(of)}/samples.parquet"
         return f"{self.at('reward')}/rollouts/rollouts.parquet"
 
     def reference(self, file: str) -> str:

@@ -27,6 +27,7 @@ def replicate(study: Study, number: int) -> Study:
         moved["toy"] = _shifted(study.toy, seed=by)
     if "rollouts" in vary:
         moved["rollouts"] = _shifted(study.rollouts, seed=by)
+        moved["online"] = _shifted(study.online, seed=by)
     order, init_a = by * ("order" in vary), by * ("init_a" in vary)
     runs = {}
     for name, run in study.runs.items():

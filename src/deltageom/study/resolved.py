@@ -10,6 +10,7 @@ from pydantic import Field, SerializerFunctionWrapHandler, field_validator, mode
 from deltageom.fields import NAME, Section
 from deltageom.methods import interface as methods
 from deltageom.study import measured
+from deltageom.study.checks import online
 from deltageom.study.derived.check import check
 from deltageom.study.derived.recipe import Recipe
 from deltageom.study.measured import Measures
@@ -21,6 +22,7 @@ from deltageom.study.schema import (
     Dataset,
     Decontamination,
     Device,
+    Online,
     Prompt,
     Reference,
     Rollouts,
@@ -45,6 +47,7 @@ class Study(Section):
     decontamination: Decontamination
     rollouts: Rollouts
     reference: Reference
+    online: Online
     execution: Execution
     runs: dict[str, Run]  # those that are trained
     derived: dict[str, Recipe] = Field(default_factory=dict)  # those that are computed from them
@@ -75,6 +78,7 @@ class Study(Section):
         measured.check(self.measures, self.all_runs(), list(self.benchmarks))
         self._replicates_differ()
         self._methods_have_what_they_need()
+        online.check(self.runs, self.online, self.rollouts, self.device)
         self._batches_split_evenly()
         self._kl_needs_held_out_prompts()
         self._ranks_are_enough()
@@ -137,6 +141,14 @@ class Study(Section):
 
     def with_snapshots(self) -> list[str]:
         return [name for name, run in self.runs.items() if run.training.snapshots]
+
+    def online_runs(self) -> list[str]:
+        """Those that sample while they train."""
+        return [name for name, run in self.runs.items() if online.is_online(run)]
+
+    def with_gradients(self) -> list[str]:
+        """The runs whose loss has a gradient at the base that a job can take: on rows that are there before."""
+        return [name for name, run in self.runs.items() if run.training.adapter == "lora" and not online.is_online(run)]
 
     def _replicates_differ(self) -> None:
         vary = self.replicates.vary
@@ -274,13 +286,13 @@ class Study(Section):
         wanted = self.measures.gradients
         if wanted is None:
             return
-        steps = {
-            name: run.training.report_step or run.training.steps
-            for name, run in self.runs.items()
-            if run.training.adapter == "lora"
-        }
+        trainings = {name: self.runs[name].training for name in self.with_gradients()}
+        steps = {name: training.report_step or training.steps for name, training in trainings.items()}
         if not steps:
-            raise ValueError("measures.gradients compares runs with adapter: lora, but there is none: set it to null")
+            raise ValueError(
+                "measures.gradients compares runs with adapter: lora that are trained on rollouts, but there is none: "
+                "set it to null"
+            )
         shortest = min(steps, key=lambda name: steps[name])
         if wanted.batches > steps[shortest]:
             raise ValueError(

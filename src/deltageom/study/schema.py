@@ -227,6 +227,7 @@ class Training(Section):
     match_norm: MatchNorm | None
     snapshots: Annotated[list[Count], Field(min_length=1)] | None  # steps after which the adapter is kept
     order: Literal["own", "shared", "shared_zero"]
+    rollouts_of: str | None  # the online run whose own samples are the rollouts, in the order in which it drew them
     seed: Seed
     adapter: Literal["lora", "none"]
     lora: Lora
@@ -264,6 +265,16 @@ class Training(Section):
                 "snapshots cannot be promised with match_norm how: stop, whose last step is not known before: "
                 "set snapshots: null"
             )
+
+
+class Online(Section):
+    """How runs of online methods are sampled while they train; what is asked for is in each method's options."""
+
+    engine: Engine
+    batch_size: Count
+    seed: Seed
+    keep: Count
+    sleep: bool
 
 
 class Reference(Section):

@@ -11,6 +11,7 @@ from deltageom.study.schema import (
     Decontamination,
     Device,
     Dtype,
+    Online,
     Prompt,
     Reference,
     Rollouts,
@@ -31,6 +32,17 @@ class TrainSettings(Section):
     training: Training
     base: Base
     device: Device
+
+
+class OnlineSettings(TrainSettings):
+    """What `deltageom train-online` is told. teacher: the model that `rollouts.generator` names, None for methods that
+    ask none; transformers: None for another engine."""
+
+    online: Online
+    prompt: Prompt
+    grader: Grader
+    teacher: str | None
+    transformers: Transformers | None
 
 
 class RolloutSettings(Section):

@@ -167,10 +167,10 @@ def _trained(study: Study) -> dict[str, Stage]:
         )
         found["reference"] = Stage(told, (*base, "reward", *held_out))
     for name, run in study.runs.items():
-        told = settings(run, run=name, base=study.base, device=study.device)
         reference = ("reference",) if _reads_reference(study, name) else ()
         match = (f"train/{run.training.match_norm.run}",) if run.training.match_norm else ()
-        found[f"train/{name}"] = Stage(told, (*base, "reward", *reference, *match))
+        told, data = _taught(study, name)
+        found[f"train/{name}"] = Stage(told, (*base, *data, *reference, *match))
     for name, recipe in study.derived.items():
         operands = tuple(run_stage(study, other) for other in recipe.operands())
         found[f"derive/{name}"] = Stage(settings(recipe), operands)
@@ -188,6 +188,33 @@ def _trained(study: Study) -> dict[str, Stage]:
         found[f"evaluate/{model}"] = Stage(answered, (*base, *adapter, *_problems(study)))
         found[f"grade/{model}"] = Stage(settings(primary=study.grading.primary), (f"evaluate/{model}",))
     return found
+
+
+def _taught(study: Study, name: str) -> tuple[str, tuple[str, ...]]:
+    """What a run's training is told, and the stages that its data are of."""
+    run = study.runs[name]
+    method = methods.load(run.method)
+    if not isinstance(method, methods.Online):
+        return settings(run, run=name, base=study.base, device=study.device), (_rollouts_of(study, name),)
+    teacher = study.rollouts.generator if method.teacher else None
+    told = settings(
+        run,
+        run=name,
+        base=study.base,
+        device=study.device,
+        online=study.online,
+        prompt=study.prompt,
+        grader=study.grading.grader("train"),
+        teacher=teacher,
+        transformers=_transformers(study, study.online.engine),
+    )
+    return told, (trained_on(study), *(("teacher",) if teacher == "teacher" else ()))
+
+
+def _rollouts_of(study: Study, name: str) -> str:
+    """The stage whose rollouts a run is trained on: of the study, or of the online run whose samples they are."""
+    of = study.runs[name].training.rollouts_of
+    return f"train/{of}" if of else "reward"
 
 
 def _reads_reference(study: Study, run: str) -> bool:
@@ -241,12 +268,12 @@ def _gradients(study: Study) -> dict[str, Stage]:
     wanted, found = study.measures.gradients, {}
     if wanted is None:
         return {}
-    adapted = [name for name in sorted(study.runs) if study.runs[name].training.adapter == "lora"]
+    adapted = sorted(study.with_gradients())
     for name in adapted:
         run = study.runs[name]
         told = settings(run, run=name, gradients=wanted, base=study.base, device=study.device)
         reference = ("reference",) if "base" in methods.load(run.method).needs else ()
-        found[f"base_gradient/{name}"] = Stage(told, (*_base(study), "reward", *reference))
+        found[f"base_gradient/{name}"] = Stage(told, (*_base(study), _rollouts_of(study, name), *reference))
     found["gradients"] = Stage(settings(), (*found, *(f"train/{name}" for name in adapted)))
     return found
 

@@ -51,6 +51,21 @@ class Cycle(torch.utils.data.Sampler[int]):
         return turn[self.places].argsort(stable=True)
 
 
+class AsTheyStand(torch.utils.data.Sampler[int]):
+    """Row numbers for `batches` global batches, the first rows first; within a batch long rows, as in `Cycle`."""
+
+    def __init__(self, lengths: Sequence[int], batch_size: int, batches: int) -> None:
+        self.lengths = torch.as_tensor(lengths)
+        self.batch_size, self.batches = batch_size, batches
+
+    def __len__(self) -> int:
+        return self.batch_size * self.batches
+
+    def __iter__(self) -> Iterator[int]:
+        for batch in torch.arange(len(self)).split(self.batch_size):
+            yield from batch[self.lengths[batch].argsort(descending=True, stable=True)].tolist()
+
+
 @dataclass
 class RowCollator(DataCollatorForLanguageModeling):
     """TRL's collator (right padding, labels padded with -100), with what a method reads beside the tokens.

@@ -51,7 +51,7 @@ def write(settings: GradientSettings, paths: Paths) -> None:
     if settings.device == "cuda":
         launch.choose_device(1)
     run = _standing_still(settings)
-    method = interface.load(run.method)
+    method = interface.load_offline(run.method)
     options = method.options.model_validate(run.options)
     tokenizer = load_tokenizer(paths.base, run.base)
     dataset, universe, _ = rows.prepare(run, method, options, tokenizer, paths.rollouts, paths.reference)

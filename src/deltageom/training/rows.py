@@ -11,7 +11,7 @@ from datasets import Dataset
 from numpy.typing import NDArray
 
 from deltageom.errors import UserError
-from deltageom.methods.interface import AnyMethod, MethodOptions, Pairs, Rows, Selection, Unpaired
+from deltageom.methods.interface import MethodOptions, OfflineMethod, Pairs, Rows, Selection, Unpaired
 from deltageom.methods.shared import selection
 from deltageom.models.prompts import VOCABULARY, Tokenizer, vocabulary_digest
 from deltageom.study.settings import TrainSettings
@@ -23,13 +23,15 @@ REWARDS = (0.0, 1.0)
 
 def prepare(
     settings: TrainSettings,
-    method: AnyMethod,
+    method: OfflineMethod,
     options: MethodOptions,
     tokenizer: Tokenizer,
     rollouts: Path,
     reference: Path | None,
-) -> tuple[Dataset, int, dict[str, Any]]:
+) -> tuple[Dataset, int | None, dict[str, Any]]:
     """The rows that the run's trainer is given, of how many rows their places are, and their counts.
+
+    On an online run's samples each step has the rows that it had there, which are taken as they stand: of None rows.
 
     They are made from the rollouts and, where the method needs them, the base's log-probs of them. Raises UserError
     for what the functions below do.
@@ -42,8 +44,10 @@ def prepare(
         usable = with_base(usable, reference)
     chosen, counts = select(usable, method, options, settings)
     counts["dropped_over_length"] = len(table) - len(usable)
-    order = settings.training.order
-    data = dataset_of(usable, chosen, method, options, zeros=order == "shared_zero")
+    order, as_drawn = settings.training.order, settings.training.rollouts_of is not None
+    data = dataset_of(usable, chosen, method, options, zeros=as_drawn or order == "shared_zero")
+    if as_drawn:
+        return data.add_column("place", list(range(len(data)))), None, counts
     if order == "own":
         return data.add_column("place", list(range(len(data)))), len(data), counts
     return data.add_column("place", places(chosen, len(data))), len(usable), counts
@@ -58,7 +62,7 @@ def read(path: Path, source: str, settings: TrainSettings, tokenizer: Tokenizer)
     schema = pq.read_schema(path)
     if missing := [name for name in COLUMNS if name not in schema.names]:
         raise UserError(f"{path}: has no column {', '.join(missing)}: make the rollouts again")
-    table = pd.read_parquet(path, columns=COLUMNS)
+    table = _as_drawn(path, settings) if settings.training.rollouts_of else pd.read_parquet(path, columns=COLUMNS)
     table = table[table["source"] == source].reset_index(drop=True)
     _check_tokens(path, (schema.metadata or {}).get(VOCABULARY), table, settings, tokenizer)
     if not (known := table["reward"].isin(REWARDS)).all():
@@ -75,6 +79,22 @@ def read(path: Path, source: str, settings: TrainSettings, tokenizer: Tokenizer)
     )
 
 
+def _as_drawn(path: Path, settings: TrainSettings) -> pd.DataFrame:
+    """The samples of the steps that the run is trained for, a group for each step and problem.
+
+    Raises UserError if they are fewer than the steps take.
+    """
+    training = settings.training
+    wanted = (training.report_step or training.steps) * training.batch_size
+    table = pd.read_parquet(path, columns=[*COLUMNS, "step"]).head(wanted)
+    if len(table) < wanted:
+        raise UserError(
+            f"{path}: has {len(table)} samples of run {training.rollouts_of!r}, but {wanted} are to be read: raise "
+            "online.keep"
+        )
+    return table.assign(problem_id=table["step"].astype(str) + "/" + table["problem_id"])
+
+
 def within_length(table: pd.DataFrame, settings: TrainSettings) -> pd.DataFrame:
     """The rows within max_length. Raises UserError for a longer one where the study says `error`.
 
@@ -82,11 +102,12 @@ def within_length(table: pd.DataFrame, settings: TrainSettings) -> pd.DataFrame:
     """
     limit = settings.training.max_length
     over = table["length"] > limit
-    if over.any() and settings.training.over_length == "error":
+    if over.any() and (settings.training.over_length == "error" or settings.training.rollouts_of):
         raise UserError(
             f"run {settings.run!r}: {over.sum()} of {len(table)} rows have more tokens than "
             f"training.max_length {limit}, the longest {table['length'].max()} (problem "
-            f"{table['problem_id'].iloc[table['length'].argmax()]!r}): raise max_length, or set over_length: drop"
+            f"{table['problem_id'].iloc[table['length'].argmax()]!r}): raise max_length"
+            + ("" if settings.training.rollouts_of else ", or set over_length: drop")
         )
     return table[~over].reset_index(drop=True)
 
@@ -105,7 +126,7 @@ def with_base(table: pd.DataFrame, path: Path) -> pd.DataFrame:
 
 
 def select(
-    table: pd.DataFrame, method: AnyMethod, options: MethodOptions, settings: TrainSettings
+    table: pd.DataFrame, method: OfflineMethod, options: MethodOptions, settings: TrainSettings
 ) -> tuple[Selection | Pairs, dict[str, Any]]:
     """What the method trains on, and the counts. Raises UserError with them if that is nothing, or what it needs is
     not there."""
@@ -142,7 +163,7 @@ def places(chosen: Selection | Pairs, rows: int) -> list[int]:
 
 
 def dataset_of(
-    table: pd.DataFrame, chosen: Selection | Pairs, method: AnyMethod, options: MethodOptions, zeros: bool = False
+    table: pd.DataFrame, chosen: Selection | Pairs, method: OfflineMethod, options: MethodOptions, zeros: bool = False
 ) -> Dataset:
     """The selected token ids as the method's trainer reads them, exactly as they were sampled.
 
@@ -230,7 +251,7 @@ def _check_tokens(
             raise UserError(f"{path}: {column} has id {largest}, but the base's tokenizer has {len(tokenizer)} tokens")
 
 
-def _check_needs(table: pd.DataFrame, method: AnyMethod, settings: TrainSettings) -> None:
+def _check_needs(table: pd.DataFrame, method: OfflineMethod, settings: TrainSettings) -> None:
     run = f"run {settings.run!r}: method {settings.method}"
     if "groups" in method.needs and (lone := table["group_size"] < 2).any():
         raise UserError(

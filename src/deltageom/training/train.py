@@ -12,7 +12,7 @@ from trl.trainer.sft_config import SFTConfig
 
 from deltageom.hardware import memory
 from deltageom.methods import interface
-from deltageom.methods.interface import AnyMethod, MethodOptions, Pairwise, Preference, Unpaired, in_pairs
+from deltageom.methods.interface import MethodOptions, OfflineMethod, Pairwise, Preference, Unpaired, in_pairs
 from deltageom.models.load import Model, check_layers, load_configuration, load_model, load_tokenizer
 from deltageom.study.settings import TrainSettings
 from deltageom.training import launch, lora, resume, rows, session
@@ -47,7 +47,7 @@ def train(settings: TrainSettings, paths: Paths, execution: Execution) -> None:
     session.check_reporters(paths.output, execution)
     if settings.device == "cuda":
         launch.choose_device(execution.processes)
-    method = interface.load(settings.method)
+    method = interface.load_offline(settings.method)
     options = method.options.model_validate(settings.options)
     tokenizer = load_tokenizer(paths.base, settings.base)
     dataset, universe, counts = rows.prepare(settings, method, options, tokenizer, paths.rollouts, paths.reference)
@@ -61,11 +61,11 @@ def train(settings: TrainSettings, paths: Paths, execution: Execution) -> None:
 
 def build_trainer(
     settings: TrainSettings,
-    method: AnyMethod,
+    method: OfflineMethod,
     options: MethodOptions,
     tokenizer: PreTrainedTokenizerBase,
     dataset: Dataset,
-    universe: int,
+    universe: int | None,
     paths: Paths,
     execution: Execution,
     model: Model | None = None,
@@ -95,7 +95,7 @@ def build_trainer(
     return trainer
 
 
-def check_memory(settings: TrainSettings, method: AnyMethod, dataset: Dataset, paths: Paths) -> None:
+def check_memory(settings: TrainSettings, method: OfflineMethod, dataset: Dataset, paths: Paths) -> None:
     """Raises UserError, before the model is loaded, if what the run takes at least is more than the GPU has free.
 
     The widest micro batch has the longest row, which is sure to be drawn where the run sees every row.
@@ -111,7 +111,7 @@ def check_memory(settings: TrainSettings, method: AnyMethod, dataset: Dataset, p
 
 
 def _trainer_of(
-    method: AnyMethod,
+    method: OfflineMethod,
     options: MethodOptions,
     settings: TrainSettings,
     dataset: Dataset,

@@ -20,7 +20,7 @@ from trl.trainer.sft_trainer import SFTTrainer
 from trl.trainer.utils import add_fused_lm_head
 
 from deltageom.errors import UserError
-from deltageom.training.batches import Cycle, PairCollator, RowCollator
+from deltageom.training.batches import AsTheyStand, Cycle, PairCollator, RowCollator
 from deltageom.training.reduction import Reduction, reduce
 
 RowLoss = Callable[[Tensor, Tensor, dict[str, Tensor]], Tensor]
@@ -44,7 +44,8 @@ class RunTrainer:
     """What every run adds to a TRL trainer; it stands first among the bases.
 
     The learning rate's schedule spans `schedule_steps`; training stops at `args.max_steps`, perhaps earlier. The rows'
-    order is of `universe` places, see `Cycle`; the data set has the place of each row.
+    order is of `universe` places, see `Cycle`; the data set has the place of each row. Of None they are taken as they
+    stand, see `AsTheyStand`.
     `on_checkpoint` is called with the folder of a checkpoint that every process has finished writing. `extras` holds
     numbers for the next line of the log.
     """
@@ -54,7 +55,7 @@ class RunTrainer:
         *,
         name: str,
         schedule_steps: int,
-        universe: int,
+        universe: int | None,
         on_checkpoint: Callable[[Path], None] | None,
         **trainer: Any,
     ) -> None:
@@ -79,9 +80,11 @@ class RunTrainer:
         """The base's log-probs are in the rows already, computed once for every run."""
         return dataset
 
-    def _get_train_sampler(self, train_dataset: Dataset) -> Cycle:
+    def _get_train_sampler(self, train_dataset: Dataset) -> Cycle | AsTheyStand:
         args = self.args  # type: ignore[attr-defined]
         lengths, places = train_dataset["length"][:], train_dataset["place"][:]
+        if self.universe is None:
+            return AsTheyStand(lengths, self.rows_a_step(), args.max_steps)
         return Cycle(lengths, self.rows_a_step(), args.max_steps, args.seed, places, self.universe)
 
     def create_scheduler(self, num_training_steps: int, optimizer: Any = None) -> Any:  # noqa: ARG002

@@ -17,9 +17,12 @@ RENAMED = {
     "logps/chosen": "log_prob_chosen",
     "logps/rejected": "log_prob_rejected",
     "kl": "kl_estimate",
+    "clip_ratio/region_mean": "clip_share",
+    "sampling/sampling_logp_difference/mean": "sampler_gap",
 }
 KEPT = {
     *("loss", "learning_rate", "grad_norm", "delta_norm", "kl_to_base", "loss_correct", "loss_wrong"),
+    *("reward", "reward_deviation", "mixed_groups", "completion_length", "truncated_share", "entropy", "kl_penalty"),
     *("token_share_correct", "weight_share_correct", *RENAMED.values()),
 }
 
