@@ -39,6 +39,7 @@ def group_arguments(options: GroupOptions) -> dict[str, Any]:
         "epsilon": options.clip,
         "epsilon_high": options.clip_high,
         "beta": options.beta,
+        "use_bias_correction_kl": True,  # the penalty's gradient is that of the KL (2512.02556)
         "num_iterations": options.iterations,
         "num_generations": options.group,
         "mask_truncated_completions": options.mask_truncated,

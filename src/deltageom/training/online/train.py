@@ -110,6 +110,7 @@ def build_trainer(
     }
     given = arguments(settings, paths.scratch, execution)
     del given["max_length"]  # no row is longer than its prompt and max_tokens
+    given["include_num_input_tokens_seen"] = "no"  # the batches have problems, not rows: TRL counts what it generates
     shared: dict[str, Any] = {
         "draws": draws,
         "tokenizer": tokenizer,

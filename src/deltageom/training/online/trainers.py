@@ -137,10 +137,10 @@ class SamplingTrainer(RunTrainer):
         right = int(rewards.sum())
         counts = {"rows": len(rewards), "correct": right, "wrong": len(rewards) - right}
         counts |= {"groups": len(groups), "mixed_groups": mixed, "truncated": cut}
-        if cut == len(rewards) and step == 0:
+        if cut == len(rewards) and not right and step == 0:
             raise UserError(
                 f"run {name!r}: all {cut} completions of the first step were cut off at max_tokens "
-                f"{self.draws.sampling.max_tokens}, so none can be right: raise max_tokens"
+                f"{self.draws.sampling.max_tokens}, and none is right: raise max_tokens"
             )
         self._warn(mixed, f"{right} of {len(rewards)} completions are right, {cut} were cut off")
         # of several processes' shards one has the counts, which are of all
@@ -165,7 +165,8 @@ class SamplingTrainer(RunTrainer):
         return found
 
     def log(self, logs: dict[str, float], *args: Any) -> None:
-        """TRL's `kl`, the penalty's estimate on the run's own samples, is another number than a run of KTO logs."""
+        """With the tokens so far. TRL's `kl`, the penalty's estimate on the run's own samples, is not that of KTO."""
+        self.extras["tokens"] = float(self.state.num_input_tokens_seen)  # type: ignore[attr-defined]
         found = self._metrics["train"].pop("kl", None)  # type: ignore[attr-defined]
         if found:
             self.extras["kl_penalty"] = sum(found) / len(found)
