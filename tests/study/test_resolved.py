@@ -257,7 +257,7 @@ def test_what_a_study_says_is_not_blamed_on_the_command_line(root: Path, text: s
         ),
         (
             "training: {adapter: none}\nmeasures: {gradients: {batches: 1}}",
-            "measures.gradients compares runs with adapter: lora, but there is none: set it to null",
+            "measures.gradients compares runs with adapter: lora that are trained on rollouts, but there is none",
         ),
         ("measures: {gradients: {batches: 0}}", "measures.gradients.batches: input should be greater than or equal"),
         ("measures: {gradients: {}}", "measures.gradients.batches: is missing"),

@@ -37,7 +37,7 @@ class Plan:
     def hours(self) -> dict[str, float | None]:
         """Of the two kinds of work that take the time; None where a rate or a number is missing."""
         times = self.study.replicates.count
-        made = [one.tokens for one in self.generation]
+        made = [one.tokens for one in self.generation] + [run.sampled for run in self.training]
         generated = None if None in made else times * sum(tokens or 0 for tokens in made)
         trained = times * sum(run.tokens for run in self.training)
         return {
@@ -52,24 +52,34 @@ class Plan:
         sampled = [made.pop("rollouts", 0)]
         models, jobs = len(study.all_runs()) + 1, study.evaluation.jobs
         answered = [tokens and tokens / (models * jobs) for tokens in made.values()]
-        trained: list[float | None] = [run.tokens for run in self.training]
-        parallel, processes = study.execution.tensor_parallel, study.execution.processes
         generated, rate = self.rates.generated, self.rates.trained
+        # a run that samples while it trains does both in turn
+        trained = [_sum([_over(run.tokens, rate), _over(run.sampled, generated)]) for run in self.training]
+        parallel, processes = study.execution.tensor_parallel, study.execution.processes
+        rollouts = [_over(tokens, generated) for tokens in _even(sampled, study.rollouts.jobs, times)]
+        answers = [_over(tokens, generated) for tokens in _even([_sum(answered)], 1, times * models * jobs)]
         return {
-            "rollouts": self._makespan(_even(sampled, study.rollouts.jobs, times), parallel, generated),
-            "training": self._makespan(trained * times, processes, rate),
-            "answers": self._makespan(_even([_sum(answered)], 1, times * models * jobs), parallel, generated),
+            "rollouts": self._makespan(rollouts, parallel),
+            "training": self._makespan(trained * times, processes),
+            "answers": self._makespan(answers, parallel),
         }
 
-    def _makespan(self, tokens: Sequence[float | None], each: int, rate: float | None) -> float | None:
-        """Hours until jobs of so many tokens have ended, the longest first, where a job takes `each` devices."""
-        known = [one for one in tokens if one is not None]
-        if rate is None or len(known) < len(tokens):
+    def _makespan(self, hours: Sequence[float | None], each: int) -> float | None:
+        """Hours until jobs of so many have ended, the longest first, where a job takes `each` devices."""
+        known = [one for one in hours if one is not None]
+        if len(known) < len(hours):
             return None
         places = [0.0] * max(1, (self.devices or 1) // each)
         for one in sorted(known, reverse=True):
             places[places.index(min(places))] += one
-        return max(places) / rate / 3600
+        return max(places)
+
+
+def _over(tokens: float | None, rate: float | None) -> float | None:
+    """Hours that so many tokens take; no tokens take none, whatever the rate."""
+    if tokens == 0:
+        return 0.0
+    return None if tokens is None or rate is None else tokens / rate / 3600
 
 
 def _sum(values: Sequence[float | None]) -> float | None:

@@ -10,7 +10,7 @@ from deltageom.methods import interface as methods
 from deltageom.problems.load import problems_from_file
 from deltageom.study.resolved import Study
 from deltageom.study.running import Grader
-from deltageom.study.schema import TOY_BASE, Dataset, Decoding
+from deltageom.study.schema import TOY_BASE, Dataset, Decoding, Run
 
 
 @dataclass(frozen=True)
@@ -25,13 +25,14 @@ class Sampling:
 @dataclass(frozen=True)
 class RunWork:
     """What a run is trained on: `rows` of its loss in all steps (a row of a pairwise loss is a pair), and the tokens of
-    their completions, at most."""
+    their completions, at most; `sampled`, the tokens that the run draws itself."""
 
     run: str
     method: str
     unit: str
     rows: int
     tokens: int
+    sampled: int = 0
 
 
 def problem_counts(study: Study, given: Mapping[str, int]) -> dict[str, int | None]:
@@ -66,14 +67,28 @@ def training(study: Study, mean_tokens: int | None) -> list[RunWork]:
     longest = study.rollouts.max_tokens if study.rollouts.file is None else None
     found = []
     for name, run in study.runs.items():
-        paired = methods.in_pairs(methods.load(run.method))
-        rows = (run.training.report_step or run.training.steps) * run.training.batch_size
+        method, training = methods.load(run.method), run.training
+        if isinstance(method, methods.Online):
+            found.append(_sampling_run(name, run, mean_tokens))
+            continue
+        paired = methods.in_pairs(method)
+        rows = (training.report_step or training.steps) * training.batch_size
         # the problems' own solutions are as long as max_length lets them be
-        sampled = longest if methods.load(run.method).source == "rollout" else None
-        most = min(sampled or run.training.max_length, run.training.max_length)
+        drawn = study.runs[training.rollouts_of].options["max_tokens"] if training.rollouts_of else longest
+        sampled = drawn if method.source == "rollout" else None
+        most = min(sampled or training.max_length, training.max_length)
         each = min(mean_tokens or most, most)
         found.append(RunWork(name, run.method, "pairs" if paired else "rows", rows, rows * each * (2 if paired else 1)))
     return found
+
+
+def _sampling_run(name: str, run: Run, mean_tokens: int | None) -> RunWork:
+    """Of a run that draws a batch of completions once in `iterations` steps."""
+    steps, most = run.training.report_step or run.training.steps, run.options["max_tokens"]
+    batches = -(-steps // run.options.get("iterations", 1))
+    each = min(mean_tokens or most, most)
+    rows, drawn = (number * run.training.batch_size for number in (steps, batches))
+    return RunWork(name, run.method, "completions", rows, rows * each, drawn * each)
 
 
 def _sampling(what: str, problems: int | None, decoding: Decoding, models: int, mean_tokens: int | None) -> Sampling:
