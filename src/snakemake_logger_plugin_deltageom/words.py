@@ -19,6 +19,8 @@ DONE = {
     "train": "trained {run}",
     "train_whole": "trained {run}, every weight",
     "train_with_snapshots": "trained {run}",
+    "train_online": "trained {run} on its own samples",
+    "train_online_with_snapshots": "trained {run} on its own samples",
     "derive": "derived {run}",
     "evaluate": "answered the benchmarks with {model}",
     "evaluate_part": "answered part {part} of {parts} of the benchmarks with {model}",

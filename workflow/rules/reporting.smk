@@ -128,6 +128,7 @@ def results_of(places):
         ),
         *places.adapters(RUNS),
         *[file for run in TRAINED for file in places.snapshots(run)],
+        *[f"{places.run(run)}/samples.parquet" for run in ONLINE_RUNS],
         places.rollouts(),
         *graded_of(places),
         *expand(
