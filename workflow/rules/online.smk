@@ -24,7 +24,7 @@ rule train_online:
         runtime=120 if not GPUS else 2880,
         processes=STUDY.execution.processes,
         checkpoint_every=STUDY.execution.checkpoint_every or 0,
-        memory_share=str(STUDY.execution.memory_share),
+        memory_share=str(STUDY.online.memory_share),
         report_to=",".join(STUDY.execution.report_to) or "none",
     params:
         *code("train-online"),

@@ -275,6 +275,8 @@ class Online(Section):
     seed: Seed
     keep: Count
     sleep: bool
+    # how it runs, not what it computes: no job is told, and so a change reruns nothing
+    memory_share: Annotated[float, Field(gt=0, le=1, exclude=True)] = 0.3
 
 
 class Reference(Section):

@@ -18,7 +18,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--scratch", type=Path, required=True, help="folder for checkpoints; removed in the end")
     parser.add_argument("--processes", type=int, default=1, help="devices to train on")
     parser.add_argument("--checkpoint-every", type=int, default=0, help="steps between checkpoints; 0 for none")
-    parser.add_argument("--memory-share", type=float, default=0.9, help="of a GPU's, for vLLM (%(default)s)")
+    parser.add_argument("--memory-share", type=float, default=0.3, help="of the GPU's, for vLLM (%(default)s)")
     parser.add_argument("--report-to", default="none", help="of tensorboard, wandb, trackio, comma between; or none")
 
 

@@ -48,7 +48,7 @@ class Paths:
     match: Path | None = None
 
 
-def train(settings: OnlineSettings, paths: Paths, execution: Execution, memory_share: float = 0.9) -> None:
+def train(settings: OnlineSettings, paths: Paths, execution: Execution, memory_share: float = 0.3) -> None:
     """Write the run's adapter, its snapshots, metrics.parquet, selection.json and samples.parquet into `paths.output`.
 
     As `training.train.train`, with its promises. memory_share: of the GPU's, for vLLM. Raises UserError for what that
