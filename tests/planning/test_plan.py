@@ -172,6 +172,22 @@ def test_the_clock_is_that_of_the_busiest_device(tmp_path: Path) -> None:
     assert "time on" not in " ".join(dict(totals(plan(mine, **given))))
 
 
+def test_a_run_that_samples_does_both_in_turn(tmp_path: Path) -> None:
+    """By hand: 3 steps of 8 completions of 10 tokens, drawn anew every second step, so 240 trained and 160 drawn."""
+    sizes = "batch_size: 8, micro_batch_size: 8"
+    run = f"o: {{method: online_grpo, group: 4, {sizes}, max_tokens: 10, steps: 3, iterations: 2}}"
+    replay = f"r: {{method: sft, rollouts_of: p, {sizes}, steps: 2}}"
+    plain = f"p: {{method: online_grpo, group: 4, {sizes}, max_tokens: 10, steps: 2}}"
+    mine = study(tmp_path, f"runs: {{{run}, {plain}, {replay}}}\nreplicates: {{count: 1}}")
+    found = {one.run: one for one in work.training(mine, None)}
+    assert (found["o"].unit, found["o"].rows, found["o"].tokens, found["o"].sampled) == ("completions", 24, 240, 160)
+    assert (found["r"].unit, found["r"].tokens, found["r"].sampled) == ("rows", 160, 0)
+    given = {"training": [found["o"]], "generation": [], "rates": Rates(2.0, 3.0)}
+    assert plan(mine, **given).hours() == {"generation": 160 / 2 / 3600, "training": 240 / 3 / 3600}
+    assert plan(mine, **given, devices=4).clock()["training"] == pytest.approx((160 / 2 + 240 / 3) / 3600)
+    assert plan(mine, **given | {"rates": Rates(None, 3.0)}, devices=4).clock()["training"] is None
+
+
 def test_shared_generations_are_jobs_of_their_own(tmp_path: Path) -> None:
     """Their records are in that of the job that merges, so provenance.json lists the same jobs."""
     alone, shared = study(tmp_path), study(tmp_path, "rollouts: {jobs: 3}\nevaluation: {jobs: 2}")

@@ -1,4 +1,4 @@
-"""Online runs and replays through the real Snakemake, at the size of the smoke study: from a few lines to the report."""
+"""Online runs and replays through the real Snakemake, at the smoke study's size: from a few lines to the report."""
 
 import json
 from collections import Counter
@@ -19,7 +19,7 @@ runs:
   dpo_as_long: null
   grpo: {method: online_grpo, snapshots: [2]}
   distilled: {method: on_policy_distillation, snapshots: null}
-  replay: {method: rft, rollouts_of: grpo}
+  replay: {method: sft, rollouts_of: grpo}
 methods:
   online_grpo: {group: 4, max_tokens: 48}
   on_policy_distillation: {group: 4, max_tokens: 48}
@@ -39,7 +39,7 @@ def test_they_are_trained_answered_compared_and_shown_as_any_run(sampled: Path) 
     training = pd.read_csv(results / "tables" / "training.csv").set_index("run")
     assert training["method"].to_dict() == {
         **{"sft": "sft", "dpo": "dpo", "grpo": "online_grpo"},
-        **{"distilled": "on_policy_distillation", "replay": "rft"},
+        **{"distilled": "on_policy_distillation", "replay": "sft"},
     }
     assert training.loc["grpo", "unit"] == "completions"
     assert training.loc[["grpo", "distilled"], "rows"].tolist() == [24, 24]  # 3 steps of 8
@@ -58,7 +58,7 @@ def test_the_replay_reads_what_the_run_has_drawn(sampled: Path) -> None:
     runs = sampled / "results" / "sampled" / "runs"
     drawn = pd.read_parquet(runs / "grpo" / "samples.parquet")
     replay = json.loads((runs / "replay" / "selection.json").read_text())
-    assert (replay["rows"], replay["selected"]) == (24, int(drawn["reward"].sum()))
+    assert (replay["rows"], replay["selected"], replay["correct"]) == (24, 24, int(drawn["reward"].sum()))
     provenance = json.loads((sampled / "results" / "sampled" / "provenance.json").read_text())
     assert {"train/grpo", "train/distilled", "train/replay"} <= set(provenance["jobs"])
     assert {"runs/grpo/samples.parquet", "runs/grpo/snapshots/2.safetensors"} <= set(provenance["results"])

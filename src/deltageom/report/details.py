@@ -180,6 +180,7 @@ def _of_curves(study: Mapping[str, Any], tables: Tables) -> str:
         "delta_norm": f"delta_norm: Frobenius norm of the whole delta{before}.",
         "kl_to_base": "kl_to_base: k3 estimate of KL(base || run), nats per token, on the base's own samples for the "
         f"first {reference['prompts']} prompts of {escape(reference['benchmark'] or '')}.",
+        "reward": "reward: mean of the completions that a step of an online run draws.",
         "weight_share_correct": "weight_share_correct: share of |d loss / d log-prob| on correct rows (likelihood "
         "and pairwise methods).",
     }

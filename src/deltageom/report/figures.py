@@ -31,9 +31,10 @@ CURVES = {  # metric: title of its panel
     "grad_norm": "gradient norm before clipping\n(the loss's unit)",
     "delta_norm": "norm of the delta\n(Frobenius, in weights)",
     "kl_to_base": "KL(base || run)\n(nats per token)",
+    "reward": "mean reward of the step's own\nsamples (0 to 1; online runs)",
     "weight_share_correct": "share of |d loss / d log-prob|\non correct rows (0 to 1)",
 }
-SMOOTHED = ("loss", "grad_norm", "weight_share_correct")  # each batch has its own: the others are of the model alone
+SMOOTHED = ("loss", "grad_norm", "reward", "weight_share_correct")  # each batch has its own: the others are of the model alone
 FIGURES: dict[str, Callable[[Tables, str], Figure]] = {}  # by name, in the order of the summary; then the measures'
 
 
@@ -71,7 +72,7 @@ def training_curves(tables: Tables, _reference: str) -> Figure:
         ax.set_title(CURVES[metric])
         if metric == "grad_norm":
             drawing.log_y(ax)
-        if metric == "weight_share_correct":
+        if metric in ("reward", "weight_share_correct"):
             ax.set_ylim(-0.03, 1.03)
         ax.xaxis.set_major_locator(MaxNLocator(5, integer=True, min_n_ticks=1))
     figure.supxlabel("optimiser step", fontsize=9)

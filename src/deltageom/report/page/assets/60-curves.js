@@ -5,6 +5,7 @@ const CURVES = [
   ['grad_norm', 'gradient norm', 'before clipping, in the loss’s unit', 'norm (log)', true, true],
   ['delta_norm', 'norm of the update', 'Frobenius, in weights', 'norm', false, false],
   ['kl_to_base', 'KL(base ‖ run)', 'on held-out prompts', 'nats per token', false, false],
+  ['reward', 'reward', 'of the step’s own samples (online runs)', 'mean reward', true, false],
   ['weight_share_correct', 'weight on correct rows', 'share of |d loss / d log-prob|', 'share', true, false],
 ];
 
