@@ -34,7 +34,8 @@ CURVES = {  # metric: title of its panel
     "reward": "mean reward of the step's own\nsamples (0 to 1; online runs)",
     "weight_share_correct": "share of |d loss / d log-prob|\non correct rows (0 to 1)",
 }
-SMOOTHED = ("loss", "grad_norm", "reward", "weight_share_correct")  # each batch has its own: the others are of the model alone
+# each batch has its own: the others are of the model alone
+SMOOTHED = ("loss", "grad_norm", "reward", "weight_share_correct")
 FIGURES: dict[str, Callable[[Tables, str], Figure]] = {}  # by name, in the order of the summary; then the measures'
 
 
