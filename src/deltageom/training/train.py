@@ -54,13 +54,14 @@ KEPT = {
 
 @dataclass(frozen=True)
 class Paths:
-    """What a training reads and writes: `reference`, `held_out` and `match` only where its settings need them."""
+    """What a training reads and writes: `reference` and those after it only where its settings need them."""
 
     base: str  # folder or hub id
     rollouts: Path
     output: Path
     scratch: Path
     reference: Path | None = None
+    mismatched: Path | None = None
     held_out: Path | None = None
     match: Path | None = None
 
@@ -89,11 +90,12 @@ def train(settings: TrainSettings, paths: Paths, execution: Execution) -> None:
     method = interface.load(settings.method)
     options = method.options.model_validate(settings.options)
     tokenizer = load_tokenizer(paths.base, settings.base)
-    dataset, universe, counts = rows.prepare(settings, method, options, tokenizer, paths.rollouts, paths.reference)
+    files = paths.rollouts, paths.reference, paths.mismatched
+    dataset, universe, counts = rows.prepare(settings, method, options, tokenizer, *files)
     if settings.device == "cuda":
         check_memory(settings, method, dataset, paths)
     trainer = build_trainer(settings, method, options, tokenizer, dataset, universe, paths, execution)
-    inputs = {name: getattr(paths, name) for name in ("rollouts", "reference", "held_out", "match")}
+    inputs = {name: getattr(paths, name) for name in ("rollouts", "reference", "mismatched", "held_out", "match")}
     identity = resume.identity(
         settings.model_dump(mode="json"), paths.base, inputs, settings.method, execution.processes
     )
