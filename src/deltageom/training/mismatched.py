@@ -28,7 +28,7 @@ SCHEMA = pa.schema(
 
 
 class MismatchedSettings(Section):
-    """What `deltageom mismatched` is told; seed and max_length decide the pairs, batch_size is of rows scored at once."""
+    """What `deltageom mismatched` is told; seed and max_length decide the pairs, batch_size rows are scored at once."""
 
     seed: Seed
     max_length: Count

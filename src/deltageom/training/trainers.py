@@ -246,18 +246,19 @@ class UnpairedTrainer(RunTrainer, KTOTrainer):  # type: ignore[misc]
         super().__init__(args=args, **trainer)
         self.loss_type = args.loss_type = loss_type
         self.calculate_KL = loss_type == "kto"
-        add_fused_lm_head(self.model.get_base_model())  # as in LikelihoodTrainer
+        peft_model: Any = self.model
+        add_fused_lm_head(peft_model.get_base_model())  # as in LikelihoodTrainer
 
     def get_batch_samples(self, epoch_iterator: Any, num_batches: int, device: Any) -> tuple[list[Any], Any]:
         batches, items = super().get_batch_samples(epoch_iterator, num_batches, device)
         if self.calculate_KL:
             base = torch.cat([batch["ref_KL_logps"] for batch in batches])
             ratios = self._mismatched(batches).to(base.device) - base
-            self.kl = self.accelerator.gather(ratios).mean()
+            self.kl: Tensor = self.accelerator.gather(ratios).mean()
         return batches, items
 
     def _mismatched(self, batches: list[dict[str, Tensor]]) -> Tensor:
-        """log pi(y') of each row's mismatched completion, (N,): in batches of like length, whatever its own is."""
+        """log pi(y') of each row's mismatched completion, (N,), in batches by the lengths of these."""
         prompts, completions = [], []
         for batch in batches:
             lengths, answers = (batch[f"KL_{mask}_mask"].sum(-1).tolist() for mask in ("attention", "completion"))
@@ -268,22 +269,20 @@ class UnpairedTrainer(RunTrainer, KTOTrainer):  # type: ignore[misc]
         return torch.stack([score.sum() for score in scores])
 
     def _compute_kl_logps(self, model: Any, batch: dict[str, Tensor]) -> Tensor | None:  # noqa: ARG002
-        """TRL takes the mean of this less `ref_KL_logps`, which is the global batch's estimate."""
+        """TRL takes the mean of this less `ref_KL_logps`, which is to be the global batch's estimate."""
         if not self.calculate_KL:
             return None
-        batch["ref_KL_logps"] = torch.zeros_like(batch["ref_KL_logps"])  # exact, where the base's would round it
-        return batch["ref_KL_logps"] + self.kl
+        zeros = batch["ref_KL_logps"] = torch.zeros_like(batch["ref_KL_logps"])  # exact: the base's would round it
+        return zeros + self.kl
 
-    def _compute_loss(self, model: Any, inputs: dict[str, Tensor], return_outputs: bool) -> Tensor:
-        """TRL's, with zeros for what its own head also computes for its logs and nothing here reads."""
+    def _compute_loss(self, model: Any, *arguments: Any) -> Any:
+        """TRL's, with zeros for what its own head also computes, for logs that nothing here reads."""
 
         def fill(_: Any, __: Any, outputs: Any) -> None:
             outputs.entropy = outputs.mean_logits = torch.zeros_like(outputs.log_probs)
 
-        hook = model.register_forward_hook(fill)
-        try:
-            return super()._compute_loss(model, inputs, return_outputs)
-        finally:
-            hook.remove()
-            for name in ("entropy", "logits/chosen", "logits/rejected"):
-                self._metrics["train"].pop(name, None)
+        with model.register_forward_hook(fill):
+            loss = super()._compute_loss(model, *arguments)
+        for name in ("entropy", "logits/chosen", "logits/rejected"):
+            self._metrics["train"].pop(name, None)
+        return loss
