@@ -15,8 +15,8 @@ from deltageom.models.prompts import VOCABULARY, vocabulary_digest
 from deltageom.problems.problem import Problem
 from deltageom.study.running import Transformers
 from deltageom.study.schema import Base, Prompt, Reference
-from deltageom.study.settings import ReferenceSettings, TrainSettings
-from deltageom.training import mismatched, reference, rows, train
+from deltageom.study.settings import MismatchedSettings, ReferenceSettings, TrainSettings
+from deltageom.training import reference, rows, train
 
 CONFIG = yaml.safe_load((Path(__file__).parents[2] / "config.yaml").read_text())
 TINY = {
@@ -95,8 +95,8 @@ def paths(run: TrainSettings, table: pd.DataFrame, base: Path, folder: Path, **o
         others = {"reference": folder / "log_probs.parquet", "held_out": folder / "held_out.parquet"} | others
     if run.options.get("loss_type") == "kto":
         wanted = {"seed": run.options["kl_seed"], "max_length": run.training.max_length, "batch_size": 3}
-        told = mismatched.MismatchedSettings.model_validate({**wanted, "base": run.base, "device": "cpu"})
-        mismatched.write(told, str(base), folder / "rollouts.parquet", folder / "mismatched.parquet")
+        told = MismatchedSettings.model_validate({**wanted, "base": run.base, "device": "cpu"})
+        reference.write_mismatched(told, str(base), folder / "rollouts.parquet", folder / "mismatched.parquet")
         others = {"mismatched": folder / "mismatched.parquet"} | others
     return train.Paths(
         base=str(base),

@@ -265,7 +265,12 @@ class UnpairedTrainer(RunTrainer, KTOTrainer):  # type: ignore[misc]
             for ids, length, answer in zip(batch["KL_input_ids"].tolist(), lengths, answers, strict=True):
                 prompts.append(ids[: length - answer])
                 completions.append(ids[length - answer : length])
-        scores = scoring.token_log_probs(self.model, prompts, completions, self.args.train_batch_size)
+        # without dropout: the base has none, and a resumed training takes up the random numbers after this
+        model: Any = self.model
+        training = model.training
+        model.eval()
+        scores = scoring.token_log_probs(model, prompts, completions, self.args.train_batch_size)
+        model.train(training)
         return torch.stack([score.sum() for score in scores])
 
     def _compute_kl_logps(self, model: Any, batch: dict[str, Tensor]) -> Tensor | None:  # noqa: ARG002

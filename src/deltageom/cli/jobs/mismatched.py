@@ -14,7 +14,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(arguments: argparse.Namespace) -> None:
-    from deltageom.training import mismatched
+    from deltageom.study.settings import MismatchedSettings
+    from deltageom.training import reference
 
-    settings = parse_settings(mismatched.MismatchedSettings, arguments.settings)
-    mismatched.write(settings, arguments.base, arguments.rollouts, arguments.output)
+    settings = parse_settings(MismatchedSettings, arguments.settings)
+    reference.write_mismatched(settings, arguments.base, arguments.rollouts, arguments.output)
