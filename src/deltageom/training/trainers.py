@@ -41,6 +41,11 @@ def drop_mask(model: Any) -> Any:
     return causal_lm.base_model.register_forward_pre_hook(without, with_kwargs=True)
 
 
+def _lean_head(model: Any) -> None:
+    """TRL's head for log-probs alone: by itself it also computes entropies and top-1 hits, which nothing here reads."""
+    add_fused_lm_head(model if isinstance(model, PreTrainedModel) else model.get_base_model())
+
+
 class RunTrainer:
     """What every run adds to a TRL trainer; it stands first among the bases.
 
@@ -154,9 +159,7 @@ class LikelihoodTrainer(RunTrainer, SFTTrainer):  # type: ignore[misc]
         own = ("reward", "kept") if weighted else ("reward",)
         rows = RowCollator(pad, columns=(*own, *columns), token_columns=token_columns)
         super().__init__(data_collator=PairCollator(pad) if paired else rows, **trainer)
-        # TRL's head also computes entropies and top-1 hits, which nothing here reads
-        model: Any = self.model
-        add_fused_lm_head(model if isinstance(model, PreTrainedModel) else model.get_base_model())
+        _lean_head(self.model)
 
     def compute_loss(
         self, model: Any, inputs: dict[str, Tensor], return_outputs: bool = False, num_items_in_batch: Any = None
@@ -246,8 +249,7 @@ class UnpairedTrainer(RunTrainer, KTOTrainer):  # type: ignore[misc]
         super().__init__(args=args, **trainer)
         self.loss_type = args.loss_type = loss_type
         self.calculate_KL = loss_type == "kto"
-        peft_model: Any = self.model
-        add_fused_lm_head(peft_model.get_base_model())  # as in LikelihoodTrainer
+        _lean_head(self.model)
 
     def get_batch_samples(self, epoch_iterator: Any, num_batches: int, device: Any) -> tuple[list[Any], Any]:
         batches, items = super().get_batch_samples(epoch_iterator, num_batches, device)
