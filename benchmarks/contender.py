@@ -60,8 +60,8 @@ def build(name: str, setting: Setting) -> Any:
     method = interface.load(settings.method)
     options = method.options.model_validate(settings.options)
     tokenizer = load_tokenizer(paths.base, settings.base)
-    reference = folder / "reference.parquet"
-    dataset, universe, _ = rows.prepare(settings, method, options, tokenizer, paths.rollouts, reference)
+    files = paths.rollouts, folder / "reference.parquet", folder / "mismatched.parquet"
+    dataset, universe, _ = rows.prepare(settings, method, options, tokenizer, *files)
     model = shapes.random_model(setting.size, setting.device, settings.base.attention)
     if name not in (SFT, DPO):
         return build_trainer(settings, method, options, tokenizer, dataset, universe, paths, execution, model=model)

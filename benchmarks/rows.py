@@ -19,11 +19,13 @@ def equal(length: int) -> Lengths:
 
 
 def write(folder: Path, vocabulary: int, tokenizer: Any, prompt: Lengths, completion: Lengths) -> None:
-    """Writes `folder`/rollouts.parquet, half of them right, and the base's log-probs of them, reference.parquet."""
+    """Writes `folder`/rollouts.parquet, half of them right, and the base's log-probs of them, reference.parquet, and
+    of mismatched completions, mismatched.parquet."""
     import numpy as np
     import pyarrow as pa
     import pyarrow.parquet as pq
 
+    from deltageom.methods.shared import selection
     from deltageom.models.prompts import VOCABULARY, vocabulary_digest
 
     random = np.random.default_rng(0)
@@ -48,3 +50,7 @@ def write(folder: Path, vocabulary: int, tokenizer: Any, prompt: Lengths, comple
     columns = {"problem_id": pa.string(), "sample": pa.int32()}
     scored = {name: [row[name] for row in rows] for name in columns} | {"base_log_prob": [-1.0] * len(rows)}
     pq.write_table(pa.Table.from_pydict(scored), folder / "reference.parquet")
+    others = selection.mismatched(np.array(scored["problem_id"]), seed=42)
+    scored |= {f"other_{name}": [rows[i][name] for i in others] for name in columns}
+    scored["other_base_log_prob"] = scored.pop("base_log_prob")
+    pq.write_table(pa.Table.from_pydict(scored), folder / "mismatched.parquet")

@@ -16,6 +16,7 @@ DONE = {
     "import_rollouts": "read the rollouts",
     "reward": "graded the rollouts",
     "reference": "scored the rollouts with the base",
+    "mismatched": "scored mismatched completions with the base",
     "train": "trained {run}",
     "train_whole": "trained {run}, every weight",
     "train_with_snapshots": "trained {run}",

@@ -78,7 +78,6 @@ ONLY_SFT = (
     [
         ("rollouts: {samples: 1}", ["run 'offline_grpo': offline_grpo compares", "rollouts.samples is 1"]),
         (ONLY_SFT + ", pairs: {method: dpo}}\nrollouts: {samples: 1}", ["run 'pairs': dpo compares", "samples is 1"]),
-        ("runs: {k: {method: kto, adapter: none}}", ["run 'k': kto with adapter: none", "KL term", "adapter: lora"]),
         (
             "execution: {processes: 2}",
             ["run 'sft'", "execution.processes 2 times micro_batch_size 16", "batch_size 16"],
@@ -201,7 +200,7 @@ def test_sections_that_do_not_fit(root: Path, text: str, says: list[str]) -> Non
         "execution: {jobs_per_gpu: 2, processes: 2}\ntraining: {micro_batch_size: 8}",  # of no weight on a CPU
         "device: cuda\nexecution: {jobs_per_gpu: 2, tensor_parallel: 2}",  # no vLLM
         "reference: {benchmark: null}\ntraining: {kl_every: null}",
-        "runs: {k: {method: kto}, full: {method: sft, adapter: none}}",
+        "runs: {k: {method: kto}, full: {method: kto, adapter: none}}",
         "training: {snapshots: [2, 64]}\nmeasures: {trajectory: {}}\nruns: {rft: {method: rft, snapshots: null}}",
         "training: {snapshots: [64, 2]}\nruns: {full: {method: sft, adapter: none, snapshots: null}}",
         "training: {snapshots: [2]}\nruns: {x: {method: dpo, match_norm: {run: sft, how: scale}}}",

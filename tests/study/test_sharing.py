@@ -133,6 +133,24 @@ def test_a_gradient_is_the_runs_own_and_belongs_to_no_other(root: Path) -> None:
     assert "reference" not in made["base_gradient/sft"].needs
 
 
+def test_mismatched_completions_belong_to_the_runs_whose_kl_term_reads_them(root: Path) -> None:
+    """Those of equal seed and length share them; no other run reads them, nor anything that was there before."""
+    kto = "{a: {method: kto}, b: {method: kto, beta: 0.2}, apo: {method: kto, loss_type: apo_zero_unpaired}}"
+    write(root, "child", f"extends: toy\nruns: {kto}\nmeasures: {{gradients: {{batches: 4}}}}\n")
+    made = stages(load_study({"study": "child"}, root))
+    pairs = {"mismatched/seed42-length256"}
+    assert {stage for stage in made if stage.startswith("mismatched")} == pairs
+    readers = {stage for stage, one in made.items() if pairs & set(one.needs)} - MEASURED
+    assert readers == {f"{stage}/{run}" for stage in ("train", "base_gradient") for run in ("a", "b")}
+    assert own_stages(root, "child") & {"reference", *(f"train/{run}" for run in RUNS)} == set()
+    write(root, "grandchild", "extends: child\nruns: {b: {kl_seed: 7}}\n")
+    own = own_stages(root, "grandchild")
+    assert {stage for stage in own if stage.startswith(("train", "mismatched"))} == {
+        "train/b",
+        "mismatched/seed7-length256",
+    }
+
+
 def test_the_bases_hidden_states_are_made_for_the_measure_that_reads_them(root: Path) -> None:
     """A changed run changes its own hidden states and the comparison; another seed changes the comparison alone."""
     assert "hidden_states/base" not in owned(root, "toy")

@@ -31,7 +31,7 @@ FILES = ("adapter_model.safetensors", "adapter_config.json", "metrics.parquet", 
 def command(run: TrainSettings, given: Paths, *options: str) -> list[str]:
     """The command line of the rule."""
     arguments = ["train", "--settings", run.model_dump_json(), "--base", given.base]
-    for name in ("rollouts", "output", "scratch", "reference", "held_out"):
+    for name in ("rollouts", "output", "scratch", "reference", "mismatched", "held_out"):
         if value := getattr(given, name):
             arguments += [f"--{name.replace('_', '-')}", str(value)]
     return [sys.executable, "-m", "deltageom", *arguments, *options]
@@ -60,7 +60,7 @@ def killed_when(moment: str, run: TrainSettings, given: Paths) -> None:
     assert not given.output.exists()
 
 
-@pytest.mark.parametrize("method", ["sft", "dpo"])
+@pytest.mark.parametrize("method", ["sft", "dpo", "kto"])
 def test_a_killed_training_goes_on_to_the_same_bytes(
     method: str, tiny_model: Path, base_settings: Base, tmp_path: Path
 ) -> None:

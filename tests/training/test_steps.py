@@ -136,6 +136,27 @@ def test_accumulation_and_padding_change_nothing(
         assert_same(gradients, steps[0][1])
 
 
+@pytest.mark.parametrize(("kl_seed", "positive"), [(40, True), (23, False)])
+def test_ktos_reference_point(
+    kl_seed: int, positive: bool, tiny_model: Path, base_settings: Base, tmp_path: Path
+) -> None:
+    """The mean log-ratio of the global batch's mismatched completions, each another problem's, not below 0."""
+    table = rollouts(UNPAIRED)
+    for micro in (2, 16):
+        run = of("kto", base_settings, {"kl_seed": kl_seed}, batch_size=16, micro_batch_size=micro)
+        logged, _, factors = step(run, table, tiny_model, tmp_path)
+        dense = Dense(tiny_model, run, factors)
+        by_name = {(row.problem_id, row.sample): row for row in table.itertuples()}
+        ratios = []
+        for pair in pd.read_parquet(tmp_path / "mismatched.parquet").itertuples():
+            assert pair.other_problem_id != pair.problem_id
+            other = by_name[pair.other_problem_id, pair.other_sample]
+            ratios.append(dense.log_ratio(by_name[pair.problem_id, pair.sample], other.token_ids).item())
+        mean = sum(ratios) / 16
+        assert (mean > 0.01) == positive
+        assert logged["kl"] == pytest.approx(max(mean, 0.0), rel=1e-4)
+
+
 def test_every_method_is_in_the_cases() -> None:
     assert {method for method, *_ in CASES} == set(interface.names()) - {"sft_solutions"}  # sft's loss on other rows
 

@@ -192,7 +192,7 @@ def test_a_norm_that_is_not_reached_is_an_error(tiny_model: Path, base_settings:
     assert not (tmp_path / "short" / "run").exists()
 
 
-@pytest.mark.parametrize("method", ["sft", "dpo", "simpo"])
+@pytest.mark.parametrize("method", ["sft", "dpo", "simpo", "kto"])
 def test_without_an_adapter_every_weight_is_trained(
     method: str, tiny_model: Path, base_settings: Base, tmp_path: Path
 ) -> None:

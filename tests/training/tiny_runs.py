@@ -15,7 +15,7 @@ from deltageom.models.prompts import VOCABULARY, vocabulary_digest
 from deltageom.problems.problem import Problem
 from deltageom.study.running import Transformers
 from deltageom.study.schema import Base, Prompt, Reference
-from deltageom.study.settings import ReferenceSettings, TrainSettings
+from deltageom.study.settings import MismatchedSettings, ReferenceSettings, TrainSettings
 from deltageom.training import reference, rows, train
 
 CONFIG = yaml.safe_load((Path(__file__).parents[2] / "config.yaml").read_text())
@@ -93,6 +93,11 @@ def paths(run: TrainSettings, table: pd.DataFrame, base: Path, folder: Path, **o
     if "base" in interface.load(run.method).needs or run.training.kl_every:
         write_reference(base, run.base, Prompt(template="{question}", system=None), folder)
         others = {"reference": folder / "log_probs.parquet", "held_out": folder / "held_out.parquet"} | others
+    if run.options.get("loss_type") == "kto":
+        wanted = {"seed": run.options["kl_seed"], "max_length": run.training.max_length, "batch_size": 3}
+        told = MismatchedSettings.model_validate({**wanted, "base": run.base, "device": "cpu"})
+        reference.write_mismatched(told, str(base), folder / "rollouts.parquet", folder / "mismatched.parquet")
+        others = {"mismatched": folder / "mismatched.parquet"} | others
     return train.Paths(
         base=str(base),
         rollouts=folder / "rollouts.parquet",
@@ -108,5 +113,6 @@ def built(run: TrainSettings, table: pd.DataFrame, base: Path, folder: Path, **e
     method = interface.load(run.method)
     options = method.options.model_validate(run.options)
     tokenizer = load_tokenizer(str(base), run.base)
-    dataset, universe, _ = rows.prepare(run, method, options, tokenizer, given.rollouts, given.reference)
+    files = given.rollouts, given.reference, given.mismatched
+    dataset, universe, _ = rows.prepare(run, method, options, tokenizer, *files)
     return train.build_trainer(run, method, options, tokenizer, dataset, universe, given, train.Execution(**execution))

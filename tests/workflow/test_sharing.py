@@ -70,6 +70,7 @@ def follows(runs: int, last: int, where: str = "") -> dict[str, int]:
 
 ROWS: dict[str, tuple[str, Edit | None, dict[str, int]]] = {
     "one more run": (MINE, None, ONE_RUN),
+    "a run with KTO's KL term": ("runs: {mine: {method: kto}}", None, ONE_RUN | {"mismatched": 1}),
     "nothing at all": ("", None, LAST),
     "another family of comparisons": ("statistics: {family: all}", None, LAST),
     "a run's learning rate": ("runs: {rift: {learning_rate: 1.0e-3}}", None, follows(1, 6)),

@@ -38,12 +38,13 @@ def method_needs(run, what):
 
 
 def train_inputs(wildcards):
-    """What only some runs read: the base's log-probs, its held-out samples, the run whose norm is matched."""
+    """What only some runs read: the base's log-probs, also of mismatched completions, its held-out samples, the run whose norm is matched."""
     places = of("train/{run}", wildcards)
     training = STUDY.runs[wildcards.run].training
     files = {}
     if method_needs(wildcards.run, "base"):
         files["reference"] = places.reference("log_probs")
+    files["mismatched"] = places.mismatched(wildcards.run)
     if training.kl_every:
         files["held_out"] = places.reference("held_out")
     if training.match_norm:
@@ -72,10 +73,11 @@ def online_arguments(wildcards, input):
 
 
 def gradient_inputs(wildcards):
-    """The base's log-probs, where the run's loss needs them."""
+    """The base's log-probs, also of mismatched completions, where the run's loss needs them."""
     places = of("base_gradient/{run}", wildcards)
     needs = method_needs(wildcards.run, "base")
-    return {"reference": places.reference("log_probs")} if needs else {}
+    files = {"reference": places.reference("log_probs")} if needs else {}
+    return files | {"mismatched": places.mismatched(wildcards.run)}
 
 
 def adapted_from(a):
@@ -87,6 +89,8 @@ def train_arguments(wildcards, input):
     arguments = []
     if "reference" in input.keys():
         arguments += ["--reference", input.reference]
+    if input.mismatched:
+        arguments += ["--mismatched", *input.mismatched]
     if "held_out" in input.keys():
         arguments += ["--held-out", input.held_out]
     if "match" in input.keys():

@@ -259,5 +259,6 @@ wildcard_constraints:
     b="[A-Za-z0-9._-]+",
     dataset="[A-Za-z0-9._-]+",
     layer=r"\d+",
+    pairs=r"seed\d+-length\d+",
     part=r"\d+",
     parts=r"\d+",

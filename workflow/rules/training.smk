@@ -39,6 +39,36 @@ rule reference:
         " --gpus {resources.gpu} --provenance {output.provenance:q} --log {log:q}"
 
 
+rule mismatched:
+    """The base's log-probs of mismatched completions: once, for every run whose KL term is estimated on them."""
+    input:
+        base=lambda w: of("mismatched/{pairs}", w).model_files("base"),
+        rollouts=lambda w: of("mismatched/{pairs}", w).rollouts(),
+    output:
+        log_probs="results/{owner}/mismatched/{pairs}.parquet",
+        provenance="results/{owner}/provenance/mismatched/{pairs}.json",
+    log:
+        "results/{owner}/logs/mismatched/{pairs}.log",
+    benchmark:
+        "results/{owner}/benchmarks/mismatched/{pairs}.tsv"
+    wildcard_constraints:
+        owner=owners("mismatched"),
+    conda:
+        ENVIRONMENT
+    threads: 2
+    resources:
+        gpu=GPUS,
+        mem_mb=memory(3000 if not GPUS else 64000),
+        runtime=60 if not GPUS else 720,
+    params:
+        *code("mismatched"),
+        settings=lambda w: of("mismatched/{pairs}", w).told(f"mismatched/{w.pairs}"),
+        base=lambda w: of("mismatched/{pairs}", w).model("base"),
+    shell:
+        "deltageom mismatched --settings {params.settings:q} --base {params.base:q} --rollouts {input.rollouts:q}"
+        " --output {output.log_probs:q} --gpus {resources.gpu} --provenance {output.provenance:q} --log {log:q}"
+
+
 rule train:
     """One run by its method on the shared rollouts: a LoRA adapter, from the same base and the same initial A."""
     input:

@@ -139,10 +139,12 @@ class Preference(Method[Options]):
 
 @dataclass(frozen=True, kw_only=True)
 class Unpaired(Method[Options]):
-    """select: the rows; trainer_arguments: keyword arguments for trl.KTOConfig."""
+    """select: the rows; trainer_arguments: keyword arguments for trl.KTOConfig; mismatched: the seed by which each row
+    gets another problem's completion, for a KL term; None for a loss without that."""
 
     select: Callable[[Rows, Options], Selection]
     trainer_arguments: Callable[[Options], dict[str, Any]]
+    mismatched: Callable[[Options], Seed | None]
 
 
 @dataclass(frozen=True, kw_only=True)

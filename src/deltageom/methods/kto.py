@@ -33,4 +33,10 @@ def trainer_arguments(options: Options) -> dict[str, Any]:
     return options.model_dump(exclude={"kl_seed"})
 
 
-METHOD = Unpaired(options=Options, needs=("base",), select=select, trainer_arguments=trainer_arguments)
+def mismatched(options: Options) -> Seed | None:
+    return options.kl_seed if options.loss_type == "kto" else None
+
+
+METHOD = Unpaired(
+    options=Options, needs=("base",), select=select, trainer_arguments=trainer_arguments, mismatched=mismatched
+)

@@ -11,7 +11,7 @@ from deltageom.measures import interface as measures
 from deltageom.methods import interface as methods
 from deltageom.study.resolved import Study
 from deltageom.study.schema import TOY_BASE, Run
-from deltageom.study.sharing import View, stage_of
+from deltageom.study.sharing import View, mismatched, stage_of
 
 
 @dataclass(frozen=True)
@@ -91,6 +91,8 @@ def _jobs(study: Study) -> Iterator[tuple[str, str]]:
     yield "reward", "reward"
     if needs_reference(study):
         yield "reference", "reference"
+    kl_terms = {stage for run in study.runs.values() for stage in mismatched(run)}
+    yield from (("mismatched", stage) for stage in sorted(kl_terms))
     for run in sorted(study.runs):
         yield _train(study.runs[run]), f"train/{run}"
     yield from (("derive", f"derive/{run}") for run in sorted(study.derived))

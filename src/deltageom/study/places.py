@@ -59,6 +59,10 @@ class Places:
     def reference(self, file: str) -> str:
         return f"{self.at('reference')}/reference/{file}.parquet"
 
+    def mismatched(self, run: str) -> list[str]:
+        """The base's log-probs that a run's KL term reads; none where it has no such term."""
+        return [f"{self.at(stage)}/{stage}.parquet" for stage in sharing.mismatched(self.study.runs[run])]
+
     def model(self, name: str) -> str:
         """Folder or hub id of `base`, `teacher` or another model."""
         if name == "teacher":

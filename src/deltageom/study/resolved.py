@@ -201,11 +201,6 @@ class Study(Section):
                     f"run {name!r}: {run.method} compares rollouts of one problem, but rollouts.samples is 1: "
                     "draw two or more"
                 )
-            if isinstance(method, methods.Unpaired) and run.training.adapter == "none":
-                raise ValueError(
-                    f"run {name!r}: {run.method} with adapter: none has no base for its KL term, "
-                    "which is the model with its adapter off: set adapter: lora"
-                )
 
     def _batches_split_evenly(self) -> None:
         for name, run in self.runs.items():

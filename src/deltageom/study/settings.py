@@ -2,7 +2,7 @@
 
 from typing import Any
 
-from deltageom.fields import Section, Seed
+from deltageom.fields import Count, Section, Seed
 from deltageom.study.running import Evaluation, Grader, Statistics, Transformers, Vllm
 from deltageom.study.schema import (
     Base,
@@ -75,6 +75,16 @@ class ReferenceSettings(Section):
     base: Base
     device: Device
     transformers: Transformers
+
+
+class MismatchedSettings(Section):
+    """What `deltageom mismatched` is told; seed and max_length decide the pairs, batch_size rows are scored at once."""
+
+    seed: Seed
+    max_length: Count
+    batch_size: Count
+    base: Base
+    device: Device
 
 
 class EvaluationSettings(Section):

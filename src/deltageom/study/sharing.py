@@ -19,7 +19,7 @@ from deltageom.study.layers import settings
 from deltageom.study.replicates import replicate, replicates
 from deltageom.study.resolved import Study
 from deltageom.study.running import Grader
-from deltageom.study.schema import TOY_BASE, Dataset
+from deltageom.study.schema import TOY_BASE, Dataset, Run
 
 
 @dataclass(frozen=True)
@@ -97,6 +97,19 @@ def completions(study: Study) -> str:
     return "rollouts" if study.rollouts.file is None else "import_rollouts"
 
 
+def mismatched(run: Run) -> tuple[str, ...]:
+    """The stage that a run's KL term reads, named by what decides its pairs; none for a loss without that term."""
+    seed = _kl_seed(run)
+    return () if seed is None else (f"mismatched/seed{seed}-length{run.training.max_length}",)
+
+
+def _kl_seed(run: Run) -> int | None:
+    method = methods.load(run.method)
+    if not isinstance(method, methods.Unpaired):
+        return None
+    return method.mismatched(method.options.model_validate(run.options))
+
+
 def _base(study: Study) -> tuple[str, ...]:
     return ("pretrain",) if study.base.model == TOY_BASE else ()
 
@@ -166,11 +179,15 @@ def _trained(study: Study) -> dict[str, Stage]:
             transformers=study.transformers,
         )
         found["reference"] = Stage(told, (*base, "reward", *held_out))
+    scored = {"batch_size": study.reference.batch_size, "base": study.base, "device": study.device}
     for name, run in study.runs.items():
+        for stage in mismatched(run):
+            asked = settings(seed=_kl_seed(run), max_length=run.training.max_length, **scored)
+            found[stage] = Stage(asked, (*base, "reward"))
         reference = ("reference",) if _reads_reference(study, name) else ()
         match = (f"train/{run.training.match_norm.run}",) if run.training.match_norm else ()
         told, data = _taught(study, name)
-        found[f"train/{name}"] = Stage(told, (*base, *data, *reference, *match))
+        found[f"train/{name}"] = Stage(told, (*base, *data, *reference, *mismatched(run), *match))
     for name, recipe in study.derived.items():
         operands = tuple(run_stage(study, other) for other in recipe.operands())
         found[f"derive/{name}"] = Stage(settings(recipe), operands)
@@ -273,7 +290,8 @@ def _gradients(study: Study) -> dict[str, Stage]:
         run = study.runs[name]
         told = settings(run, run=name, gradients=wanted, base=study.base, device=study.device)
         reference = ("reference",) if "base" in methods.load(run.method).needs else ()
-        found[f"base_gradient/{name}"] = Stage(told, (*_base(study), _rollouts_of(study, name), *reference))
+        needs = (*_base(study), _rollouts_of(study, name), *reference, *mismatched(run))
+        found[f"base_gradient/{name}"] = Stage(told, needs)
     found["gradients"] = Stage(settings(), (*found, *(f"train/{name}" for name in adapted)))
     return found
 

@@ -54,7 +54,8 @@ def write(settings: GradientSettings, paths: Paths) -> None:
     method = interface.load_offline(run.method)
     options = method.options.model_validate(run.options)
     tokenizer = load_tokenizer(paths.base, run.base)
-    dataset, universe, _ = rows.prepare(run, method, options, tokenizer, paths.rollouts, paths.reference)
+    files = paths.rollouts, paths.reference, paths.mismatched
+    dataset, universe, _ = rows.prepare(run, method, options, tokenizer, *files)
     if run.device == "cuda":
         check_memory(run, method, dataset, paths)
     trainer = build_trainer(run, method, options, tokenizer, dataset, universe, paths, Execution())

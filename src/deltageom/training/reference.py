@@ -1,8 +1,9 @@
-"""The base's own log-probs, computed once for every run: of the rollouts, and of its samples on held-out prompts."""
+"""The base's own log-probs, computed once for every run: of rollouts, mismatched ones, and held-out samples."""
 
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pandas as pd
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -13,13 +14,23 @@ from deltageom.files import whole_file
 from deltageom.generation.engine import Sampling
 from deltageom.generation.engines.transformers import TransformersEngine
 from deltageom.generation.generate import complete, requests
-from deltageom.models.load import load_model, load_tokenizer
+from deltageom.methods.shared import selection
+from deltageom.models.load import Model, load_model, load_tokenizer
 from deltageom.models.prompts import end_tokens, prompt_ids
 from deltageom.problems.problem import Problem
-from deltageom.study.settings import ReferenceSettings
+from deltageom.study.settings import MismatchedSettings, ReferenceSettings
 from deltageom.training import scoring
 
 LOG_PROBS = pa.schema([("problem_id", pa.string()), ("sample", pa.int32()), ("base_log_prob", pa.float64())])
+MISMATCHED = pa.schema(
+    [
+        ("problem_id", pa.string()),
+        ("sample", pa.int32()),
+        ("other_problem_id", pa.string()),
+        ("other_sample", pa.int32()),
+        ("other_base_log_prob", pa.float64()),
+    ]
+)
 HELD_OUT = pa.schema(
     [
         ("problem_id", pa.string()),
@@ -44,15 +55,10 @@ def write(settings: ReferenceSettings, base: str, rollouts: Path, problems: list
     wanted = settings.reference
     table = pd.read_parquet(rollouts, columns=["problem_id", "sample", "source", "prompt_token_ids", "token_ids"])
     table = table[table["source"] == "rollout"]
-    scores = scoring.token_log_probs(
-        model, list(table["prompt_token_ids"]), list(table["token_ids"]), wanted.batch_size, progress=True
-    )
-    if not all(bool(score.isfinite().all()) for score in scores):
-        raise UserError(f"{base}: gives log-probs that are not finite: look for NaN or infinite values in its weights")
     log_probs = {
         "problem_id": list(table["problem_id"]),
         "sample": list(table["sample"]),
-        "base_log_prob": [float(score.sum()) for score in scores],
+        "base_log_prob": _totals(model, base, table["prompt_token_ids"], table["token_ids"], wanted.batch_size),
     }
     _write(output / "log_probs.parquet", log_probs, LOG_PROBS)
 
@@ -74,6 +80,37 @@ def write(settings: ReferenceSettings, base: str, rollouts: Path, problems: list
         "token_log_probs": [score.tolist() for score in scores],
     }
     _write(output / "held_out.parquet", held_out, HELD_OUT)
+
+
+def write_mismatched(settings: MismatchedSettings, base: str, rollouts: Path, output: Path) -> None:
+    """Writes the parquet file `output`: for each rollout that runs are trained on, another problem's by the seed,
+    and the base's log-prob of that whole completion after this one's prompt, in nats.
+
+    Scored in the dtype and attention that runs are trained in. Raises UserError if all rollouts are of one problem,
+    and if a log-prob is not finite.
+    """
+    table = pd.read_parquet(rollouts, columns=["problem_id", "sample", "source", "prompt_token_ids", "token_ids"])
+    lengths = table["prompt_token_ids"].map(len) + table["token_ids"].map(len)
+    table = table[(table["source"] == "rollout") & (lengths <= settings.max_length)]
+    other = table.iloc[selection.mismatched(table["problem_id"].to_numpy(np.str_), settings.seed)]
+    model = load_model(base, settings.base, settings.device)
+    add_fused_lm_head(model)
+    found = {
+        "problem_id": list(table["problem_id"]),
+        "sample": list(table["sample"]),
+        "other_problem_id": list(other["problem_id"]),
+        "other_sample": list(other["sample"]),
+        "other_base_log_prob": _totals(model, base, table["prompt_token_ids"], other["token_ids"], settings.batch_size),
+    }
+    _write(output, found, MISMATCHED)
+
+
+def _totals(model: Model, base: str, prompts: pd.Series, completions: pd.Series, batch_size: int) -> list[float]:
+    """Of the whole completions. Raises UserError if a log-prob is not finite."""
+    scores = scoring.token_log_probs(model, list(prompts), list(completions), batch_size, progress=True)
+    if not all(bool(score.isfinite().all()) for score in scores):
+        raise UserError(f"{base}: gives log-probs that are not finite: look for NaN or infinite values in its weights")
+    return [float(score.sum()) for score in scores]
 
 
 def _write(path: Path, columns: dict[str, Any], schema: pa.Schema) -> None:

@@ -28,13 +28,14 @@ def prepare(
     tokenizer: Tokenizer,
     rollouts: Path,
     reference: Path | None,
+    mismatched: Path | None = None,
 ) -> tuple[Dataset, int | None, dict[str, Any]]:
     """The rows that the run's trainer is given, of how many rows their places are, and their counts.
 
     On an online run's samples each step has the rows that it had there, which are taken as they stand: of None rows.
 
-    They are made from the rollouts and, where the method needs them, the base's log-probs of them. Raises UserError
-    for what the functions below do.
+    They are made from the rollouts and, where the method needs them, the base's log-probs of them and of mismatched
+    completions. Raises UserError for what the functions below do.
     """
     table = read(rollouts, method.source, settings, tokenizer)
     usable = within_length(table, settings)
@@ -42,10 +43,14 @@ def prepare(
         if reference is None:
             raise UserError(f"run {settings.run!r}: its settings need --reference")
         usable = with_base(usable, reference)
+    if isinstance(method, Unpaired) and method.mismatched(options) is not None:
+        if mismatched is None:
+            raise UserError(f"run {settings.run!r}: its settings need --mismatched")
+        usable = with_mismatched(usable, mismatched)
     chosen, counts = select(usable, method, options, settings)
     counts["dropped_over_length"] = len(table) - len(usable)
     order, as_drawn = settings.training.order, settings.training.rollouts_of is not None
-    data = dataset_of(usable, chosen, method, options, zeros=as_drawn or order == "shared_zero")
+    data = dataset_of(usable, chosen, method, zeros=as_drawn or order == "shared_zero")
     if as_drawn:
         return data.add_column("place", list(range(len(data)))), None, counts
     if order == "own":
@@ -125,6 +130,18 @@ def with_base(table: pd.DataFrame, path: Path) -> pd.DataFrame:
     return merged
 
 
+def with_mismatched(table: pd.DataFrame, path: Path) -> pd.DataFrame:
+    """The rows with `other`, the row whose completion each is mismatched with, and `other_base_log_prob`, the base's
+    log-prob of that, from what `deltageom mismatched` wrote. Raises UserError if a row is not there."""
+    merged = table.merge(pd.read_parquet(path), on=["problem_id", "sample"], how="left", validate="one_to_one")
+    rows, others = (pd.MultiIndex.from_frame(merged[[f"{of}problem_id", f"{of}sample"]]) for of in ("", "other_"))
+    merged["other"] = rows.get_indexer(others)
+    if (missing := merged["other"] < 0).any():
+        row = merged[missing].iloc[0]
+        raise UserError(f"{path}: has no pair of problem {row['problem_id']!r}, sample {row['sample']}")
+    return merged
+
+
 def select(
     table: pd.DataFrame, method: OfflineMethod, options: MethodOptions, settings: TrainSettings
 ) -> tuple[Selection | Pairs, dict[str, Any]]:
@@ -162,9 +179,7 @@ def places(chosen: Selection | Pairs, rows: int) -> list[int]:
     return list(map(int, found)) if len(found) == rows else list(range(rows))
 
 
-def dataset_of(
-    table: pd.DataFrame, chosen: Selection | Pairs, method: OfflineMethod, options: MethodOptions, zeros: bool = False
-) -> Dataset:
+def dataset_of(table: pd.DataFrame, chosen: Selection | Pairs, method: OfflineMethod, zeros: bool = False) -> Dataset:
     """The selected token ids as the method's trainer reads them, exactly as they were sampled.
 
     `zeros`: rows that a likelihood method leaves out are there too, with weight 0 (`kept`).
@@ -172,9 +187,9 @@ def dataset_of(
     if isinstance(chosen, Pairs):
         return _pairs(table, chosen)
     if isinstance(method, Unpaired):
-        return _unpaired(table, chosen, options)
+        return _unpaired(table, chosen)
     if zeros and len(chosen.indices) < len(table):
-        return dataset_of(table, with_zeros(chosen, table), method, options)
+        return dataset_of(table, with_zeros(chosen, table), method)
     prompts, completions = table["prompt_token_ids"], table["token_ids"]
     unlearnt = prompts.map(lambda ids: np.full_like(ids, IGNORED))
     return Dataset.from_dict(
@@ -216,23 +231,19 @@ def _pairs(table: pd.DataFrame, chosen: Pairs) -> Dataset:
     return Dataset.from_dict(columns)
 
 
-def _unpaired(table: pd.DataFrame, chosen: Selection, options: MethodOptions) -> Dataset:
-    rows = table.iloc[chosen.indices].reset_index(drop=True)
-    problems = rows["problem_id"].to_numpy(np.str_)
-    # kto alone has a KL term
-    wanted = options.loss_type == "kto"  # type: ignore[attr-defined]
-    other = selection.mismatched(problems, options.kl_seed) if wanted else range(len(rows))  # type: ignore[attr-defined]
-    return Dataset.from_dict(
-        {
-            "prompt_ids": list(rows["prompt_token_ids"]),
-            "completion_ids": list(rows["token_ids"]),
-            "KL_completion_ids": [rows["token_ids"][i] for i in other],
-            "label": rows["reward"].to_numpy() > 0,
-            "length": rows["length"].to_numpy(),
-            "ref_logps": rows["base_log_prob"].to_numpy(),
-            "ref_KL_logps": np.zeros(len(rows)),  # see UnpairedTrainer
-        }
-    )
+def _unpaired(table: pd.DataFrame, chosen: Selection) -> Dataset:
+    rows = table.iloc[chosen.indices]
+    columns: dict[str, Any] = {
+        "prompt_ids": list(rows["prompt_token_ids"]),
+        "completion_ids": list(rows["token_ids"]),
+        "label": rows["reward"].to_numpy() > 0,
+        "length": rows["length"].to_numpy(),
+        "ref_logps": rows["base_log_prob"].to_numpy(),
+    }
+    if "other" in rows:
+        columns["KL_completion_ids"] = [table["token_ids"][i] for i in rows["other"]]
+        columns["ref_KL_logps"] = rows["other_base_log_prob"].to_numpy()
+    return Dataset.from_dict(columns)
 
 
 def _check_tokens(

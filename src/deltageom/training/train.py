@@ -25,13 +25,14 @@ OF_EVERY_ROW = ("input_ids", "labels", "length", "place", "kept", "reward")
 
 @dataclass(frozen=True)
 class Paths:
-    """What a training reads and writes: `reference`, `held_out` and `match` only where its settings need them."""
+    """What a training reads and writes: `reference` and those after it only where its settings need them."""
 
     base: str  # folder or hub id
     rollouts: Path
     output: Path
     scratch: Path
     reference: Path | None = None
+    mismatched: Path | None = None
     held_out: Path | None = None
     match: Path | None = None
 
@@ -50,11 +51,12 @@ def train(settings: TrainSettings, paths: Paths, execution: Execution) -> None:
     method = interface.load_offline(settings.method)
     options = method.options.model_validate(settings.options)
     tokenizer = load_tokenizer(paths.base, settings.base)
-    dataset, universe, counts = rows.prepare(settings, method, options, tokenizer, paths.rollouts, paths.reference)
+    files = paths.rollouts, paths.reference, paths.mismatched
+    dataset, universe, counts = rows.prepare(settings, method, options, tokenizer, *files)
     if settings.device == "cuda":
         check_memory(settings, method, dataset, paths)
     trainer = build_trainer(settings, method, options, tokenizer, dataset, universe, paths, execution)
-    inputs = {name: getattr(paths, name) for name in ("rollouts", "reference", "held_out", "match")}
+    inputs = {name: getattr(paths, name) for name in ("rollouts", "reference", "mismatched", "held_out", "match")}
     known_by = resume.identity(settings, paths.base, inputs, "train", execution.processes)
     session.complete(trainer, settings, paths, execution, known_by, counts, len(dataset))
 

@@ -20,6 +20,7 @@ from trl.trainer.sft_trainer import SFTTrainer
 from trl.trainer.utils import add_fused_lm_head
 
 from deltageom.errors import UserError
+from deltageom.training import scoring
 from deltageom.training.batches import AsTheyStand, Cycle, PairCollator, RowCollator
 from deltageom.training.reduction import Reduction, reduce
 
@@ -38,6 +39,11 @@ def drop_mask(model: Any) -> Any:
 
     causal_lm = model if isinstance(model, PreTrainedModel) else model.get_base_model()
     return causal_lm.base_model.register_forward_pre_hook(without, with_kwargs=True)
+
+
+def _lean_head(model: Any) -> None:
+    """TRL's head for log-probs alone: by itself it also computes entropies and top-1 hits, which nothing here reads."""
+    add_fused_lm_head(model if isinstance(model, PreTrainedModel) else model.get_base_model())
 
 
 class RunTrainer:
@@ -156,9 +162,7 @@ class LikelihoodTrainer(RunTrainer, SFTTrainer):  # type: ignore[misc]
         own = ("reward", "kept") if weighted else ("reward",)
         rows = RowCollator(pad, columns=(*own, *columns), token_columns=token_columns)
         super().__init__(data_collator=PairCollator(pad) if paired else rows, **trainer)
-        # TRL's head also computes entropies and top-1 hits, which nothing here reads
-        model: Any = self.model
-        add_fused_lm_head(model if isinstance(model, PreTrainedModel) else model.get_base_model())
+        _lean_head(self.model)
 
     def compute_loss(
         self, model: Any, inputs: dict[str, Tensor], return_outputs: bool = False, num_items_in_batch: Any = None
@@ -236,7 +240,7 @@ class PreferenceTrainer(RunTrainer, DPOTrainer):  # type: ignore[misc]
 
 
 class UnpairedTrainer(RunTrainer, KTOTrainer):  # type: ignore[misc]
-    """TRL's KTO on prompt_ids, completion_ids, KL_completion_ids, label, length and ref_logps.
+    """TRL's KTO on prompt_ids, completion_ids, KL_completion_ids, label, length, ref_logps and ref_KL_logps.
 
     KTO's reference point is the batch's KL to the base (2402.01306, section 4.1). TRL estimates it from each micro
     batch; here it is that of the global batch, before its step, so that accumulation changes nothing.
@@ -248,22 +252,47 @@ class UnpairedTrainer(RunTrainer, KTOTrainer):  # type: ignore[misc]
         super().__init__(args=args, **trainer)
         self.loss_type = args.loss_type = loss_type
         self.calculate_KL = loss_type == "kto"
+        _lean_head(self.model)
 
     def get_batch_samples(self, epoch_iterator: Any, num_batches: int, device: Any) -> tuple[list[Any], Any]:
         batches, items = super().get_batch_samples(epoch_iterator, num_batches, device)
         if self.calculate_KL:
-            ratios = [self._log_ratio(self._prepare_inputs(batch)) for batch in batches]
-            self.kl = self.accelerator.gather(torch.cat(ratios)).mean()
+            base = torch.cat([batch["ref_KL_logps"] for batch in batches])
+            ratios = self._mismatched(batches).to(base.device) - base
+            self.kl: Tensor = self.accelerator.gather(ratios).mean()
         return batches, items
 
-    def _log_ratio(self, batch: dict[str, Tensor]) -> Tensor:
-        """log pi(y') / pi_base(y') of each row's mismatched completion, (B,)."""
+    def _mismatched(self, batches: list[dict[str, Tensor]]) -> Tensor:
+        """log pi(y') of each row's mismatched completion, (N,), in batches by the lengths of these."""
+        prompts, completions = [], []
+        for batch in batches:
+            lengths, answers = (batch[f"KL_{mask}_mask"].sum(-1).tolist() for mask in ("attention", "completion"))
+            for ids, length, answer in zip(batch["KL_input_ids"].tolist(), lengths, answers, strict=True):
+                prompts.append(ids[: length - answer])
+                completions.append(ids[length - answer : length])
+        # without dropout: the base has none, and a resumed training takes up the random numbers after this
         model: Any = self.model
-        run: Tensor = super()._compute_kl_logps(model, batch)
-        with model.disable_adapter():
-            base: Tensor = super()._compute_kl_logps(model, batch)
-        return run - base
+        training = model.training
+        model.eval()
+        scores = scoring.token_log_probs(model, prompts, completions, self.args.train_batch_size)
+        model.train(training)
+        return torch.stack([score.sum() for score in scores])
 
     def _compute_kl_logps(self, model: Any, batch: dict[str, Tensor]) -> Tensor | None:  # noqa: ARG002
-        """TRL takes the mean of this less `ref_KL_logps`: each such difference is the global batch's estimate."""
-        return batch["ref_KL_logps"] + self.kl if self.calculate_KL else None
+        """TRL takes the mean of this less `ref_KL_logps`, which is to be the global batch's estimate."""
+        if not self.calculate_KL:
+            return None
+        zeros = batch["ref_KL_logps"] = torch.zeros_like(batch["ref_KL_logps"])  # exact: the base's would round it
+        return zeros + self.kl
+
+    def _compute_loss(self, model: Any, *arguments: Any) -> Any:
+        """TRL's, with zeros for what its own head also computes, for logs that nothing here reads."""
+
+        def fill(_: Any, __: Any, outputs: Any) -> None:
+            outputs.entropy = outputs.mean_logits = torch.zeros_like(outputs.log_probs)
+
+        with model.register_forward_hook(fill):
+            loss = super()._compute_loss(model, *arguments)
+        for name in ("entropy", "logits/chosen", "logits/rejected"):
+            self._metrics["train"].pop(name, None)
+        return loss

@@ -12,6 +12,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add_model(parser)
     parser.add_argument("--rollouts", type=Path, required=True, help="parquet file of rollouts")
     parser.add_argument("--reference", type=Path, help="the base's log-probs of them, for methods that need them")
+    parser.add_argument("--mismatched", type=Path, help="and of mismatched completions, for KTO's KL term")
     parser.add_argument("--output", type=Path, required=True, help="folder for the adapter")
     parser.add_argument("--scratch", type=Path, required=True, help="folder for what is removed in the end")
 
@@ -31,6 +32,7 @@ def run(arguments: argparse.Namespace) -> list[str]:
         output=arguments.output,
         scratch=arguments.scratch,
         reference=arguments.reference,
+        mismatched=arguments.mismatched,
     )
     gradient.write(settings, paths)
     shutil.rmtree(arguments.scratch, ignore_errors=True)

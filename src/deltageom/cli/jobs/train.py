@@ -12,6 +12,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add_model(parser)
     parser.add_argument("--rollouts", type=Path, required=True, help="parquet file of rollouts")
     parser.add_argument("--reference", type=Path, help="the base's log-probs of them, for methods that need them")
+    parser.add_argument("--mismatched", type=Path, help="and of mismatched completions, for KTO's KL term")
     parser.add_argument("--held-out", type=Path, help="the base's samples on held-out prompts, for kl_every")
     parser.add_argument("--match", type=Path, help="selection.json of the run whose norm match_norm names")
     parser.add_argument("--output", type=Path, required=True, help="folder for the adapter and its records")
@@ -36,6 +37,7 @@ def run(arguments: argparse.Namespace) -> list[str]:
         output=arguments.output,
         scratch=arguments.scratch,
         reference=arguments.reference,
+        mismatched=arguments.mismatched,
         held_out=arguments.held_out,
         match=arguments.match,
     )
