@@ -291,7 +291,7 @@ def test_what_a_study_says_is_not_blamed_on_the_command_line(root: Path, text: s
         ),
         (
             "measures: {held_out_paths: {benchmark: easy, problems: 4, points: 3, batch_size: 4, accuracy: []}}",
-            "measures.held_out_paths.accuracy: list should have at least 1 item",
+            "measures.held_out_paths.accuracy: is empty: name an alpha, or leave it out",
         ),
         (
             "measures: {held_out_paths: {benchmark: easy, problems: 4, points: 3, batch_size: 4, accuracy: [0, .nan]}}",

@@ -60,11 +60,13 @@ class HeldOutPaths(HeldOutPath):
     """from_base: the paths from the base to each run, too; accuracy: the alphas at which the model also answers."""
 
     from_base: bool = False
-    accuracy: Annotated[list[Alpha], Field(min_length=1)] | None = None
+    accuracy: list[Alpha] | None = None
 
     @field_validator("accuracy")
     @classmethod
-    def in_order(cls, accuracy: list[float] | None) -> list[float] | None:
+    def one_or_more(cls, accuracy: list[float] | None) -> list[float] | None:
+        if accuracy == []:
+            raise ValueError("is empty: name an alpha, or leave it out")
         return accuracy and sorted(set(accuracy))
 
     @model_serializer(mode="wrap")
