@@ -1,5 +1,6 @@
 """Paths from the base, and answers along paths: their ends are the models' own, between them are dense weights."""
 
+import shutil
 from collections.abc import Callable
 from dataclasses import asdict
 from pathlib import Path
@@ -199,3 +200,12 @@ def test_the_ends_answer_as_they_do_in_the_evaluation(
     for b in ("base", *others):
         assert table.loc[("first", b, 1.0), "accuracy"] == own["first"]
         assert table.loc[("first", b, 0.0), "accuracy"] == own[b]
+    for alpha in (-0.5, 0.5, 2.0):
+        for b in ("base", "second"):
+            dense = dense_model(tiny_model, [(alpha, runs["first"]), *([(1 - alpha, runs[b])] if b in runs else [])])
+            between = tmp_path / f"{b} {alpha}"
+            shutil.copytree(tiny_model, between)
+            dense.float().save_pretrained(between)
+            rows = answers(between, base_settings, prompt, None, PROBLEMS, tmp_path / "answered" / between.name)
+            right = [row["correct"] for row in records.grade(rows, second_opinion.judge, grader)]
+            assert table.loc[("first", b, alpha), "accuracy"] == sum(right[:7]) / 7
