@@ -6,6 +6,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
+import pandas as pd
 import pytest
 import torch
 
@@ -209,3 +210,23 @@ def test_the_ends_answer_as_they_do_in_the_evaluation(
             rows = answers(between, base_settings, prompt, None, PROBLEMS, tmp_path / "answered" / between.name)
             right = [row["correct"] for row in records.grade(rows, second_opinion.judge, grader)]
             assert table.loc[("first", b, alpha), "accuracy"] == sum(right[:7]) / 7
+
+
+def test_words_on_accuracy_are_by_the_share_of_the_other() -> None:
+    rows = [("rft", "sft", 0.0, 0.9), ("rft", "sft", 0.1, 0.2), ("sft", "whole", 0.0, 0.5), ("sft", "whole", 0.1, 0.6)]
+    rows += [("sft", "base", 0.0, 0.3), ("sft", "base", 0.1, 0.4)]
+    table = pd.DataFrame(
+        [(a, b, alpha, 10, value, value - 0.1, value + 0.1) for a, b, alpha, value in rows],
+        columns=["a", "b", "alpha", "n", "accuracy", "low", "high"],
+    )
+    order = pd.DataFrame({"run": ["sft", "whole", "rft"], "method": ["sft", "sft", "rft"]})
+    study = {"measures": {"compare_with": "sft", "held_out_paths": {"benchmark": "easy"}}}
+    said = held_out_accuracy.text(study, {"held_out_accuracy": table, "training": order})
+    lines = [[cell.strip() for cell in line.split("|")[1:-1]] for line in said.splitlines() if line.startswith("|")]
+    assert lines[0] == ["to", "0", "0.1", "0.9", "1"]
+    assert lines[2:] == [
+        ["whole", "–", "–", "0.6", "0.5"],
+        ["rft", "0.9", "0.2", "–", "–"],
+        ["base", "–", "–", "0.4", "0.3"],
+    ]
+    assert "Lowest accuracy of all 6 points: 0.2 (0.1 to 0.3), on the path of rft and sft at alpha 0.1." in said

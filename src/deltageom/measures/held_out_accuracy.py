@@ -86,22 +86,23 @@ def text(study: Study, tables: Tables) -> str:
     from deltageom.display import drawing
     from deltageom.display.against import against
     from deltageom.display.by_layer import order_of
-    from deltageom.display.markdown import cell, markdown, readable
+    from deltageom.display.markdown import cell, markdown
     from deltageom.text import escape
 
     reference, found = study["measures"]["compare_with"], tables["held_out_accuracy"]
     if found.empty:
         return "There is one run, so no path between two."
-    shown = against(found, reference, order_of(tables))
-    shown.insert(1, "share", 1 - shown.pop("alpha"))
+    turned = against(found, reference, order_of(tables))
+    turned["share"] = (1 - turned["alpha"]).round(9)
+    shown = turned.pivot(index="run", columns="share", values="accuracy").reindex(turned["run"].unique())
     worst = found.sort_values("accuracy", kind="stable").iloc[0]
     return "\n\n".join(
         [
             f"Accuracy on {drawing.span(found['n'])} problems of "
             f"{escape(study['measures']['held_out_paths']['benchmark'])} along the straight path from "
-            f"{escape(reference)}'s update to each other's, base: to no update. Answers are greedy, by transformers, "
-            "with 95 % intervals (Wilson).",
-            markdown(readable(shown).rename(columns={"run": "to", "share": "share of it"})),
+            f"{escape(reference)}'s update to each other's, by the share of the other; to base: to no update. Answers "
+            "are greedy, by transformers; the table held_out_accuracy has the intervals (Wilson).",
+            markdown(shown.rename(columns="{:g}".format).rename_axis("to").reset_index()),
             f"Lowest accuracy of all {len(found)} points: {cell(worst['accuracy'])} ({cell(worst['low'])} to "
             f"{cell(worst['high'])}), on the path of {escape(worst['a'])} and {escape(worst['b'])} at alpha "
             f"{cell(worst['alpha'])}.",
