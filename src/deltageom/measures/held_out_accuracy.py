@@ -65,6 +65,7 @@ def draw(tables: Tables, reference: str) -> Figure:
         ax.vlines(share, path["low"].to_numpy(float), path["high"].to_numpy(float), color=drawing.GREY, linewidth=0.9)
         ax.plot(share, path["accuracy"].to_numpy(float), look[run].marker + "-", color=look[run].colour, markersize=4)
         ax.set_title(drawing.label(run))
+        ax.set_xticks([0, 0.5, 1], ["0", "½", "1"])
     figure.supxlabel(f"share of the other (0: {drawing.label(reference)})", fontsize=9)
     figure.supylabel("accuracy", fontsize=9)
     n = drawing.span(found["n"])
