@@ -69,8 +69,8 @@ def text(study: Study, tables: Tables) -> str:
         [
             f"Loss (nats per token) along the straight path from the base to each run, of {WHAT} to "
             f"{drawing.span(found['n'])} problems of {benchmark} per run, each text once. A run is left out where "
-            "neither it nor the base has a correct answer. The intervals are 95 % bootstraps over problems, for one run "
-            "each.",
+            "neither it nor the base has a correct answer. The intervals are 95 % bootstraps over problems, for one "
+            "run each.",
             path_tables.shown_barriers(found, tables, "base"),
             path_tables.said_of_barriers(found),
         ]
