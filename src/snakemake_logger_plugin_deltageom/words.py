@@ -34,6 +34,8 @@ DONE = {
     "attribution": "took {run} apart by layer and by kind of module",
     "behaviour": "compared what {run} and the base write",
     "connectivity": "walked from {a} to the runs after it",
+    "held_out_accuracy": "answered on the paths from {a} to the runs after it",
+    "held_out_from_base": "walked from the base to {run}, on held-out answers",
     "held_out_paths": "walked from {a} to the runs after it, on held-out answers",
     "logit_lens": "read what {run} predicts after each layer",
     "loss_plane": "took the loss on the plane through three models",

@@ -56,6 +56,12 @@ def sample(count=3, layers=2, gaps=False):
         for a, b in pairs
     ]
     paths = [(a, b, x, rng.uniform(1, 2) + x, 100) for a, b in pairs for x in np.linspace(0, 1, 5)]
+    from_base = [(run, "base", x, rng.uniform(1, 2) + x, 100) for run in runs for x in np.linspace(0, 1, 5)]
+    solved = [
+        (a, b, x, 100, y, y - 0.05, y + 0.05)
+        for a, b in [*pairs, *((run, "base") for run in runs)]
+        for x, y in zip((-0.5, 0, 0.5, 1), rng.uniform(0.1, 0.9, 4), strict=True)
+    ]
     cka = [
         (a, b, layer, kind, known(rng.uniform(0.9, 1), (last,), layer), 100)
         for a, b in pairs
@@ -74,6 +80,8 @@ def sample(count=3, layers=2, gaps=False):
         "accuracy": (accuracy, "model benchmark n samples accuracy interval low high"),
         "connectivity": (paths, "a b alpha loss n"),
         "held_out_paths": (paths, "a b alpha loss n"),
+        "held_out_from_base": (from_base, "a b alpha loss n"),
+        "held_out_accuracy": (solved, "a b alpha n accuracy low high"),
         "cka": (cka, "a b layer estimator similarity n"),
         "trajectory": (
             [(run, None, step, known(rng.uniform(0.1, 1), (run,), step - 1)) for run in runs for step in (1, 4, 64)],
@@ -490,7 +498,7 @@ def test_angles_stand_beside_what_chance_gives():
 def test_single_run_is_drawn_or_said_to_have_no_other(name):
     figure = figures.every_figure()[name](sample(1), REFERENCE)
     alone = ("training_curves", "accuracy", "cosine_heatmap", "behaviour", "representations")
-    alone += ("attribution", "loss_plane", "logit_lens")
+    alone += ("attribution", "loss_plane", "logit_lens", "held_out_from_base", "held_out_accuracy")
     compares = name not in alone
     assert ("Nothing to compare with the reference." in said(figure)) == compares
 
@@ -531,6 +539,28 @@ def test_attribution_has_a_cell_per_run_and_part():
             np.testing.assert_allclose(drawn[i], table.loc[run, column].to_numpy(float))
 
 
+def test_paths_from_the_base_begin_at_the_base_and_end_at_each_run():
+    built = sample(3)
+    drawn = {ax.get_title(): ax for ax in figures.every_figure()["held_out_from_base"](built, REFERENCE).axes}
+    assert list(drawn) == METHODS[:3]
+    for run, ax in drawn.items():
+        path = built["held_out_from_base"].query("a == @run")
+        known = list(zip(path["alpha"], path["loss"], strict=True))
+        assert [tuple(point) for point in lines(ax, palette.COLOURS[run])[0].get_xydata()] == known
+        assert tuple(lines(ax, palette.COLOURS["base"])[0].get_xydata()[0]) == known[0]
+
+
+def test_accuracy_is_drawn_by_the_share_of_the_other_end():
+    built = sample(3)
+    drawn = {ax.get_title(): ax for ax in figures.every_figure()["held_out_accuracy"](built, REFERENCE).axes}
+    assert list(drawn) == [*METHODS[1:3], "base"]
+    for other, ax in drawn.items():
+        rows = [row for row in built["held_out_accuracy"].itertuples() if {row.a, row.b} == {REFERENCE, other}]
+        known = {(1 - row.alpha if row.a == REFERENCE else row.alpha, row.accuracy) for row in rows}
+        (line,) = lines(ax, palette.COLOURS[other])
+        assert {tuple(point) for point in line.get_xydata()} == known
+
+
 def test_the_loss_plane_has_its_models_at_their_places():
     built = sample(3)
     ax = figures.every_figure()["loss_plane"](built, REFERENCE).axes[0]
@@ -543,6 +573,7 @@ def test_the_loss_plane_has_its_models_at_their_places():
 
 FEW = ("training_curves", "accuracy", "cosine_heatmap", "cka_by_layer", "principal_angles", "connectivity_paths")
 FEW += ("gradients", "behaviour", "representations", "attribution", "loss_plane", "logit_lens")
+FEW += ("held_out_from_base", "held_out_accuracy")
 MANY = ("training_curves", "cosine_heatmap", "cosine_by_layer", "connectivity_paths")  # the others are laid out alike
 
 

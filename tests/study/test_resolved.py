@@ -1,5 +1,6 @@
 """What a study resolves to, and the checks over several of its sections."""
 
+import json
 import re
 from pathlib import Path
 
@@ -9,6 +10,7 @@ from deltageom.errors import UserError
 from deltageom.study.layers import Layer
 from deltageom.study.load import load_study
 from deltageom.study.schema import Base, Lora
+from deltageom.study.sharing import stages
 from tests.study.test_load import refusal, root, write
 
 __all__ = ["root"]  # a fixture
@@ -287,6 +289,22 @@ def test_what_a_study_says_is_not_blamed_on_the_command_line(root: Path, text: s
             "measures.held_out_paths.beyond: input should be greater than or equal to 0",
         ),
         (
+            "measures: {held_out_paths: {benchmark: easy, problems: 4, points: 3, batch_size: 4, accuracy: []}}",
+            "measures.held_out_paths.accuracy: is empty: name an alpha, or leave it out",
+        ),
+        (
+            "measures: {held_out_paths: {benchmark: easy, problems: 4, points: 3, batch_size: 4, accuracy: [0, .nan]}}",
+            "measures.held_out_paths.accuracy.1: input should be a finite number",
+        ),
+        (
+            "measures: {held_out_paths: {benchmark: easy, problems: 4, points: 3, batch_size: 4, accuracy: [-1.5]}}",
+            "measures.held_out_paths.accuracy.0: input should be greater than or equal to -1",
+        ),
+        (
+            "measures: {held_out_paths: {benchmark: easy, problems: 4, points: 3, batch_size: 4, accuracy: [1, 2.5]}}",
+            "measures.held_out_paths.accuracy.1: input should be less than or equal to 2",
+        ),
+        (
             "measures: {representations: {resamples: 99, seed: 1}}",
             "measures.representations.resamples: input should be greater than or equal to 100",
         ),
@@ -299,6 +317,20 @@ def test_what_a_study_says_is_not_blamed_on_the_command_line(root: Path, text: s
 def test_an_optional_measure_that_cannot_be_is_refused_with_its_key(root: Path, text: str, says: str) -> None:
     with pytest.raises(UserError, match=re.escape(says)):
         load_study(write(root, f"extends: toy\n{text}\n"), root)
+
+
+def test_options_of_paths_that_are_off_change_nothing_that_is_told(root: Path) -> None:
+    """Nor do those that are on: each is a stage of its own."""
+    plain = "extends: toy\nmeasures: {held_out_paths: {benchmark: easy, problems: 4, points: 3, batch_size: 4%s}}\n"
+    study, wide = (
+        load_study(write(root, plain % more), root) for more in ("", ", from_base: true, accuracy: [1, 0, 0.5, 0.0]")
+    )
+    found, more = stages(study), stages(wide)
+    keys = ("benchmark", "problems", "points", "batch_size", "beyond", "refine")
+    assert tuple(study.model_dump(mode="json")["measures"]["held_out_paths"]) == keys
+    assert more.keys() - found.keys() == {"held_out_from_base", "held_out_accuracy"}
+    assert {name: more[name] for name in found} == found
+    assert json.loads(more["held_out_accuracy"].told)["held_out_accuracy"]["alphas"] == [0, 0.5, 1]
 
 
 def test_whole_runs_have_no_say_in_how_many_batches_there_are(root: Path) -> None:

@@ -12,7 +12,7 @@ import pytest
 import yaml
 
 from deltageom.study.layers import merge
-from tests.conftest import BIN, ROOT, SMOKE, environment, snakemake
+from tests.conftest import BIN, ROOT, SMOKE, environment, planned, snakemake
 
 
 def blocks(title: str) -> list[str]:
@@ -36,7 +36,7 @@ def extended(smoke_study: Path, tmp_path_factory: pytest.TempPathFactory) -> Pat
     study["runs"]["whole"] = None
     # those that config.yaml leaves out, and the pooling that reads answers
     on_easy = {"benchmark": "easy", "problems": 8, "batch_size": 8}
-    study["measures"]["held_out_paths"] = on_easy | {"points": 3}
+    study["measures"]["held_out_paths"] = on_easy | {"points": 3, "from_base": True, "accuracy": [0, 1]}
     study["measures"]["attribution"] = study["measures"]["logit_lens"] = on_easy
     study["measures"]["loss_plane"] = on_easy | {"models": ["base", "sft", "half"], "points": 3, "margin": 0.1}
     study["measures"]["cka"]["pooling"] = "completion"
@@ -75,6 +75,33 @@ def test_a_measure_that_a_study_turns_on_is_in_it(extended: Path) -> None:
     }
     assert "## Mode connectivity on held-out answers" in (results / "details.md").read_text()
     assert (results / "figures" / "held_out_paths.svg").is_file()
+
+
+def test_the_options_of_a_measure_are_in_it(extended: Path) -> None:
+    """The ends of every path are as accurate as the evaluation found them, which is greedy."""
+    results = extended / "results" / "smoke"
+    solved = {
+        path.parent.name: [row["correct"] for row in map(json.loads, path.open())][:8]
+        for path in results.glob("graded/*/easy.jsonl")
+    }
+    runs = sorted(pd.read_csv(results / "tables" / "training.csv")["run"])
+    table = pd.read_csv(results / "tables" / "held_out_accuracy.csv").set_index(["a", "b", "alpha"])["accuracy"]
+    pairs = [*combinations(runs, 2), *((run, "base") for run in runs)]
+    assert table.to_dict() == {
+        (a, b, alpha): sum(solved[end]) / 8 for a, b in pairs for alpha, end in ((1.0, a), (0.0, b))
+    }
+    from_base = pd.read_csv(results / "tables" / "held_out_from_base.csv")
+    assert set(from_base["b"]) <= {"base"}
+    assert set(from_base["a"]) == {run for run in runs if any(solved[run] + solved["base"])}
+    details = (results / "details.md").read_text()
+    for name, title in (
+        ("held_out_from_base", "Mode connectivity from the base"),
+        ("held_out_accuracy", "Accuracy between updates"),
+    ):
+        assert f"## {title}" in details
+        assert (results / "figures" / f"{name}.svg").is_file()
+        records = json.loads((results / "provenance.json").read_text())["jobs"]
+        assert {f"{name}/{run}" for run in runs} <= records.keys()
 
 
 def test_further_measures_that_a_study_turns_on_are_in_it(extended: Path) -> None:
@@ -118,3 +145,11 @@ def test_both_are_typed(extended: Path) -> None:
 
 def test_nothing_is_left_to_do(extended: Path) -> None:
     assert "Nothing to be done" in snakemake(extended, "-n", "--config", "study=smoke").stdout
+
+
+def test_an_option_of_a_measure_reruns_its_own_jobs_alone(extended: Path) -> None:
+    last = dict.fromkeys(("tables", "figures", "summary", "provenance", "page"), 1)
+    off = planned(extended, "measures={held_out_paths: {from_base: false, accuracy: null}}")
+    assert off == last
+    assert planned(extended, "measures={held_out_paths: {accuracy: [0, 0.5]}}") == last | {"held_out_accuracy": 7}
+    assert planned(extended, "runs={rift: {learning_rate: 1.0e-3}}")["held_out_from_base"] == 1

@@ -111,6 +111,18 @@ def answers_on_paths(wildcards):
     }
 
 
+def answers_from_base(wildcards):
+    """The graded answers of a run and of the base, by the names that the measure has for them."""
+    places, benchmark = (
+        of("held_out_from_base", wildcards),
+        STUDY.measures.held_out_paths.benchmark,
+    )
+    return {
+        "answers": places.graded(wildcards.run, benchmark),
+        "answers_of_base": places.graded("base", benchmark),
+    }
+
+
 def module_arguments(layer):
     return [
         argument

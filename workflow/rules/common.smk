@@ -117,7 +117,7 @@ MODULES = sorted({module.split(".", 2)[2] for module in ALL_MODULES})
 BASE_RANK = STUDY.measures.geometry.base_rank
 GPUS = 1 if STUDY.device == "cuda" else 0
 ENVIRONMENT = "../../envs/gpu.yaml" if GPUS else "../../envs/cpu.yaml"
-MEASURES = measures.chosen(dict(STUDY.measures))
+MEASURES = measures.chosen(STUDY.measures.model_dump())
 MEASURE_CODE = [f"measures.{name}" for name in MEASURES]
 
 # Runs without an adapter: their delta is a difference of whole models.

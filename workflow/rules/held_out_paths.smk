@@ -24,7 +24,7 @@ rule held_out_paths:
     params:
         *measure_code("held_out_paths"),
         settings=lambda _: settings(
-            held_out_paths=STUDY.measures.held_out_paths,
+            held_out_paths=STUDY.measures.held_out_paths.path(),
             prompt=STUDY.prompt,
             base=STUDY.base,
             device=STUDY.device,

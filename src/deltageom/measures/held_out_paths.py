@@ -23,25 +23,10 @@ WHAT = "the runs' own correct answers"
 
 
 def rows(settings: HeldOutPathsSettings, inputs: Mapping[str, Path], runs: Mapping[str, Path]) -> list[Row]:
-    """Those of `along_paths`, of what either end has answered correctly.
+    """Those of `own_loss_along_paths`; runs: the folders of those that 1 - alpha weighs."""
+    from deltageom.measures.shared.losses import loss_paths
 
-    inputs: base, a folder or hub id; a, the folder of the run that alpha weighs; answers, its graded ones;
-    answers_of_NAME, those of each of `runs`, which are the folders of those that 1 - alpha weighs.
-    """
-    from deltageom.measures.shared.losses import loss_paths, own_answers
-    from deltageom.models.load import load_tokenizer
-
-    wanted = settings.held_out_paths
-    base = str(inputs["base"])
-    tokenizer = load_tokenizer(base, settings.base)
-    grid = loss_paths.Grid(wanted.points, wanted.beyond, wanted.refine)
-    walk = loss_paths.Walk(settings.base, settings.device, grid, wanted.batch_size)
-
-    def texts(b: str) -> list[own_answers.Text]:
-        ends = [inputs["answers"], inputs[f"answers_of_{b}"]]
-        return own_answers.correct(tokenizer, ends, wanted.problems)
-
-    return loss_paths.along_paths(walk, base, inputs["a"], dict(runs), texts)
+    return loss_paths.own_loss_along_paths(settings, inputs, runs)
 
 
 def build(results: Path, runs: Sequence[str]) -> dict[str, pd.DataFrame]:
@@ -68,7 +53,6 @@ def details(study: Study, tables: Tables) -> str:
 
 def text(study: Study, tables: Tables) -> str:
     from deltageom.display import drawing
-    from deltageom.display.markdown import cell
     from deltageom.measures.shared.losses import path_tables
     from deltageom.text import escape
 
@@ -76,16 +60,6 @@ def text(study: Study, tables: Tables) -> str:
     benchmark = escape(study["measures"]["held_out_paths"]["benchmark"])
     if found.empty:
         return f"No run has answered a problem of {benchmark} correctly: there is no text whose loss could be followed."
-    above = found[found["chord_low"] > 0]
-    which = ", ".join(
-        f"{escape(row['a'])} - {escape(row['b'])} ({cell(row['chord_low'])} at least)" for _, row in above.iterrows()
-    )
-    said = (
-        f"Of {len(found)} pairs {len(above)} have a barrier above the chord whose interval leaves out 0: {which}."
-        if len(above)
-        else f"No barrier above the chord was found: each of the {len(found)} intervals includes 0, and the highest "
-        f"ends at {cell(found['chord_high'].max())} nats per token."
-    )
     return "\n\n".join(
         [
             f"Loss (nats per token) along the straight path from {escape(reference)}'s update to each run's, of {WHAT} "
@@ -93,7 +67,7 @@ def text(study: Study, tables: Tables) -> str:
             "correct, each text once. A pair of which neither has a correct answer is left out. The intervals are 95 % "
             "bootstraps over problems, for one pair each.",
             path_tables.shown_barriers(found, tables, reference),
-            said,
+            path_tables.said_of_barriers(found),
         ]
     )
 

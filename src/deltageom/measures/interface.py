@@ -57,6 +57,7 @@ class Measure:
     numbers: of a table the numbers that are taken over replicates: a row each, with `value`, `measure` and what says
         which one it is: a, b, benchmark, layer, step, k.
     takes: the names of those of the study's runs that it takes, in their order; a derived run has no training (None).
+    option: the measure and the option of it that turn this one on, where that is no key of its own name.
     """
 
     title: str
@@ -71,6 +72,7 @@ class Measure:
     others: Callable[[Sequence[str]], list[str]] = lambda _runs: []
     numbers: Mapping[str, Callable[[pd.DataFrame], pd.DataFrame]] = field(default_factory=dict)
     takes: Callable[[Mapping[str, Run | None]], list[str]] = list
+    option: tuple[str, str] | None = None
 
     def jobs(self, runs: Sequence[str]) -> list[str]:
         """The names of its jobs, as their provenance records have them."""
@@ -126,5 +128,15 @@ def load_all() -> dict[str, Measure]:
 
 
 def chosen(sections: Mapping[str, Any]) -> dict[str, Measure]:
-    """Those that a study has, by name, sorted: `measures.NAME: null` leaves one out; one without a key there is in."""
-    return {name: one for name, one in load_all().items() if sections.get(name, "") is not None}
+    """Those that a study has, by name, sorted: `measures.NAME: null` leaves one out; one without a key there is in.
+
+    sections: the study's `measures` as plain values.
+    """
+    return {name: one for name, one in load_all().items() if _is_on(name, one, sections)}
+
+
+def _is_on(name: str, one: Measure, sections: Mapping[str, Any]) -> bool:
+    if one.option is None:
+        return sections.get(name, "") is not None
+    name, option = one.option
+    return name not in sections or bool((sections[name] or {}).get(option))

@@ -102,7 +102,7 @@ def _jobs(study: Study) -> Iterator[tuple[str, str]]:
     if study.measures.geometry.base_rank:
         yield from (("base_spectrum", f"base_spectrum/{layer}") for layer in layers)
     yield from (("geometry", f"geometry/{layer}") for layer in layers)
-    for measure in measures.chosen(dict(study.measures)).values():
+    for measure in measures.chosen(study.measures.model_dump()).values():
         yield from (
             (record.partition("/")[0], record) for record in measure.jobs(sorted(measure.takes(study.with_derived())))
         )

@@ -3,9 +3,11 @@
 from collections.abc import Sequence
 from typing import Annotated, Any, Literal
 
-from pydantic import Field, field_validator, model_validator
+from pydantic import Field, SerializerFunctionWrapHandler, field_validator, model_serializer, model_validator
 
 from deltageom.fields import Count, Section, Seed
+
+Alpha = Annotated[float, Field(ge=-1, le=2, allow_inf_nan=False)]
 
 
 class Geometry(Section):
@@ -36,12 +38,53 @@ class Connectivity(Section):
     batch_size: Count
 
 
-class HeldOutPaths(Connectivity):
+class HeldOutPath(Connectivity):
     """beyond: how far the path goes past its ends, as a share of it; refine: times that the step around the highest
     point above the chord is halved."""
 
     beyond: Annotated[float, Field(ge=0, le=2)] = 0.0
     refine: Annotated[int, Field(ge=0, le=10)] = 0
+
+
+class HeldOutAccuracy(Section):
+    """alphas: the points of each path whose models answer; from_base: on the paths from the base, too."""
+
+    benchmark: str
+    problems: Count
+    batch_size: Count
+    alphas: list[float]
+    from_base: bool
+
+
+class HeldOutPaths(HeldOutPath):
+    """from_base: the paths from the base to each run, too; accuracy: the alphas at which the model also answers."""
+
+    from_base: bool = False
+    accuracy: list[Alpha] | None = None
+
+    @field_validator("accuracy")
+    @classmethod
+    def one_or_more(cls, accuracy: list[float] | None) -> list[float] | None:
+        if accuracy == []:
+            raise ValueError("is empty: name an alpha, or leave it out")
+        return accuracy and sorted(set(accuracy))
+
+    @model_serializer(mode="wrap")
+    def as_written(self, handler: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        """Without the options that are off, so that nothing that is told of such a study changes."""
+        plain: dict[str, Any] = handler(self)
+        return {key: value for key, value in plain.items() if value or key not in ("from_base", "accuracy")}
+
+    def path(self) -> HeldOutPath:
+        """What a job that walks a path is told."""
+        return HeldOutPath(**{key: getattr(self, key) for key in HeldOutPath.model_fields})
+
+    def answered(self) -> HeldOutAccuracy | None:
+        """What a job that answers along paths is told; None where none is asked for."""
+        if self.accuracy is None:
+            return None
+        told = {key: getattr(self, key) for key in ("benchmark", "problems", "batch_size", "from_base")}
+        return HeldOutAccuracy(alphas=self.accuracy, **told)
 
 
 class Cka(Section):

@@ -16,6 +16,7 @@ from pydantic import BaseModel
 
 from deltageom.methods import interface as methods
 from deltageom.study.layers import settings
+from deltageom.study.measured import HeldOutPaths
 from deltageom.study.replicates import replicate, replicates
 from deltageom.study.resolved import Study
 from deltageom.study.running import Grader
@@ -256,8 +257,31 @@ def _measured(study: Study) -> dict[str, Stage]:
     above = (*_data(study), *_trained(study), *found)
     for name, section in study.measures:
         if isinstance(section, BaseModel) and name != "geometry":
-            found[name] = Stage(settings(**{name: section}, transformers=study.transformers, **common), above)
-    return found | _gradients(study) | _representations(study)
+            told = section.path() if isinstance(section, HeldOutPaths) else section
+            found[name] = Stage(settings(**{name: told}, transformers=study.transformers, **common), above)
+    return found | _held_out(study, runs) | _gradients(study) | _representations(study)
+
+
+def _held_out(study: Study, runs: tuple[str, ...]) -> dict[str, Stage]:
+    """What `held_out_paths` does besides, where it is asked."""
+    wanted, found = study.measures.held_out_paths, {}
+    common = {"prompt": study.prompt, "base": study.base, "device": study.device}
+    if wanted and wanted.from_base:
+        answers = tuple(f"grade/{model}" for model in ("base", *sorted(study.all_runs())))
+        told = settings(held_out_paths=wanted.path(), **common)
+        found["held_out_from_base"] = Stage(told, (*_base(study), *runs, *answers))
+    if wanted and wanted.accuracy:
+        decoding = study.benchmarks[wanted.benchmark].decoding
+        told = settings(
+            held_out_accuracy=wanted.answered(),
+            max_tokens=decoding.max_tokens,
+            thinking=decoding.thinking,
+            grader=study.grading.primary,
+            transformers=study.transformers,
+            **common,
+        )
+        found["held_out_accuracy"] = Stage(told, (*_base(study), *runs, f"problems/{wanted.benchmark}"))
+    return found
 
 
 def _hidden_states(study: Study, *model: str) -> Stage:

@@ -9,12 +9,13 @@ from deltageom.study.measured import (
     Behaviour,
     Cka,
     Connectivity,
-    HeldOutPaths,
+    HeldOutAccuracy,
+    HeldOutPath,
     LogitLens,
     LossPlane,
     Representations,
 )
-from deltageom.study.running import Transformers
+from deltageom.study.running import Grader, Transformers
 from deltageom.study.schema import Base, Device, Prompt
 
 
@@ -28,12 +29,25 @@ class ConnectivitySettings(Section):
 
 
 class HeldOutPathsSettings(Section):
-    """What `deltageom measure held_out_paths` is told."""
+    """What `deltageom measure held_out_paths` and `held_out_from_base` are told."""
 
-    held_out_paths: HeldOutPaths
+    held_out_paths: HeldOutPath
     prompt: Prompt
     base: Base
     device: Device
+
+
+class HeldOutAccuracySettings(Section):
+    """What `deltageom measure held_out_accuracy` is told."""
+
+    held_out_accuracy: HeldOutAccuracy
+    max_tokens: Count
+    thinking: bool | None
+    grader: Grader
+    prompt: Prompt
+    base: Base
+    device: Device
+    transformers: Transformers
 
 
 class AttributionSettings(Section):

@@ -1,7 +1,7 @@
 """The loss along the path between two deltas: alpha dW_a + (1 - alpha) dW_b, in one loaded model."""
 
 import math
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -10,9 +10,9 @@ from tqdm import tqdm
 
 from deltageom.measures.shared.forward import completion_logits
 from deltageom.measures.shared.losses import barriers
-from deltageom.measures.shared.losses.own_answers import Text
+from deltageom.measures.shared.losses.own_answers import Text, correct
 from deltageom.measures.shared.losses.weighted_deltas import WeightedDeltas
-from deltageom.measures.shared.settings import ConnectivitySettings
+from deltageom.measures.shared.settings import ConnectivitySettings, HeldOutPathsSettings
 from deltageom.models.load import Model, load_tokenizer
 from deltageom.models.prompts import Tokenizer, prompt_ids
 from deltageom.problems.problem import Problem
@@ -63,28 +63,46 @@ def loss_along_paths(
     return along_paths(walk, base, a, others, lambda _b: texts)
 
 
-def along_paths(
-    walk: Walk, base: str, a: Path, others: dict[str, Path], texts: Callable[[str], list[Text]]
+def own_loss_along_paths(
+    settings: HeldOutPathsSettings, inputs: Mapping[str, Path], others: Mapping[str, Path | None]
 ) -> list[Row]:
-    """The paths between run a and each of `others` (name to folder), in one process: starting costs more than a path.
+    """`along_paths` of what either end has answered correctly.
 
-    texts: those of the path to a run, by its name. One row per path, point and problem: b, alpha (weight of a),
-    problem_id, nll summed over the problem's texts, their tokens, and uniform, the nats per token of a model that
-    holds all tokens for equally likely.
+    inputs: base, a folder or hub id; a, the folder of the run that alpha weighs; answers, its graded ones;
+    answers_of_NAME, those of each of `others`, which 1 - alpha weighs.
+    """
+    wanted, base = settings.held_out_paths, str(inputs["base"])
+    tokenizer = load_tokenizer(base, settings.base)
+    grid = Grid(wanted.points, wanted.beyond, wanted.refine)
+    walk = Walk(settings.base, settings.device, grid, wanted.batch_size)
+
+    def texts(b: str) -> list[Text]:
+        return correct(tokenizer, [inputs["answers"], inputs[f"answers_of_{b}"]], wanted.problems)
+
+    return along_paths(walk, base, inputs["a"], others, texts)
+
+
+def along_paths(
+    walk: Walk, base: str, a: Path, others: Mapping[str, Path | None], texts: Callable[[str], list[Text]]
+) -> list[Row]:
+    """The paths between run a and each of `others`, in one process: starting costs more than a path.
+
+    others: names to folders, None for the base itself; texts: those of the path to each, by its name. One row per path,
+    point and problem: b, alpha (weight of a), problem_id, nll summed over the problem's texts, their tokens, and
+    uniform, the nats per token of a model that holds all tokens for equally likely.
     """
     deltas = WeightedDeltas(base, walk.base, walk.device)
     deltas.add("a", a)
     uniform = math.log(deltas.model.get_input_embeddings().num_embeddings)
     rows: list[Row] = []
     for b, folder in tqdm(others.items(), unit="path"):
-        asked = texts(b)
-        deltas.add("b", folder)
-        if asked:
-            for alpha, losses in _walked(deltas, asked, walk).items():
+        if asked := texts(b):
+            with deltas.beside("b", folder):
+                walked = _walked(deltas, asked, walk)
+            for alpha, losses in walked.items():
                 for problem_id, (nll, tokens) in losses.items():
                     row: Row = {"b": b, "alpha": alpha, "problem_id": problem_id, "nll": nll, "tokens": tokens}
                     rows.append(row | {"uniform": uniform})
-        deltas.remove("b")
     return rows
 
 

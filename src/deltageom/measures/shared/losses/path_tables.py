@@ -121,3 +121,22 @@ def shown_barriers(found: pd.DataFrame, tables: Tables, reference: str) -> str:
             f"{escape(worst['a'])} and {escape(worst['b'])}."
         )
     return "\n\n".join(parts)
+
+
+def said_of_barriers(found: pd.DataFrame) -> str:
+    """Which paths have a barrier above the chord, in a sentence; `found` has at least one."""
+    from deltageom.display.markdown import cell
+    from deltageom.text import escape
+
+    above = found[found["chord_low"] > 0]
+    which = ", ".join(
+        f"{escape(row['a'])} - {escape(row['b'])} ({cell(row['chord_low'])} at least)" for _, row in above.iterrows()
+    )
+    if len(above):
+        return (
+            f"Of {len(found)} pairs {len(above)} have a barrier above the chord whose interval leaves out 0: {which}."
+        )
+    return (
+        f"No barrier above the chord was found: each of the {len(found)} intervals includes 0, and the highest ends at "
+        f"{cell(found['chord_high'].max())} nats per token."
+    )

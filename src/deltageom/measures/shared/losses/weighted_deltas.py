@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 
 import torch
@@ -48,6 +49,15 @@ class WeightedDeltas:
             self.model.delete_adapter(name)
         else:  # PEFT takes no adapter where it has none left
             self.model = self.model.unload()
+
+    @contextmanager
+    def beside(self, name: str, folder: Path | None) -> Iterator[None]:
+        """With one delta more for a while; none for the base itself, whose delta is zero whatever its weight."""
+        if folder:
+            self.add(name, folder)
+        yield
+        if folder:
+            self.remove(name)
 
     @torch.no_grad()
     def weigh(self, weights: Mapping[str, float], within: Callable[[str], bool] = everywhere) -> Model:
