@@ -24,7 +24,7 @@ BATCH, MICRO = 16, 4
 
 
 def contenders() -> list[str]:
-    return [contender.SFT, contender.DPO, *(name for name in interface.names() if name != "sft_solutions")]
+    return [contender.SFT, contender.DPO, *(name for name in interface.offline_names() if name != "sft_solutions")]
 
 
 def measure(name: str, folder: Path, size: str, device: str, steps: int) -> dict[str, float]:

@@ -62,7 +62,7 @@ def first_loss_mark(dtype: str, rows: int) -> float:
 def methods() -> list[str]:
     from deltageom.methods import interface
 
-    return sorted(interface.names(), key=lambda name: FIRST.index(name) if name in FIRST else len(FIRST))
+    return sorted(interface.offline_names(), key=lambda name: FIRST.index(name) if name in FIRST else len(FIRST))
 
 
 def run(given: argparse.Namespace, record: Record) -> None:
@@ -139,6 +139,7 @@ def _train(method: str, variant: Variant, folder: Path, steps: int, rows: int) -
             output=Path(name),
             scratch=Path(name) / "scratch",
             reference=folder / variant.dtype / "log_probs.parquet",
+            mismatched=folder / variant.dtype / "mismatched.parquet",
         )
         train(settings, paths, Execution())
         metrics = pd.read_parquet(paths.output / "metrics.parquet")

@@ -18,7 +18,7 @@ def make(folder: Path, dtypes: dict[str, str]) -> None:
     from deltageom.models.load import load_tokenizer
     from deltageom.rollouts import reward, sample
     from deltageom.study.schema import Prompt, Toy
-    from deltageom.study.settings import ReferenceSettings, RewardSettings
+    from deltageom.study.settings import MismatchedSettings, ReferenceSettings, RewardSettings
     from deltageom.toy import pretraining
     from deltageom.training import reference
 
@@ -42,6 +42,10 @@ def make(folder: Path, dtypes: dict[str, str]) -> None:
         )
         (folder / dtype).mkdir()
         reference.write(settings, base, folder / "rollouts.parquet", [], folder / dtype)
+        scored = {"batch_size": settings.reference.batch_size, "base": settings.base, "device": settings.device}
+        pairs = MismatchedSettings(seed=CONFIG["methods"]["kto"]["kl_seed"], max_length=256, **scored)
+        made = folder / dtype / "mismatched.parquet"
+        reference.write_mismatched(pairs, base, folder / "rollouts.parquet", made)
 
 
 def base_settings(dtype: str) -> dict[str, Any]:

@@ -5,7 +5,7 @@ import math
 import re
 import subprocess
 import sys
-from dataclasses import replace
+from dataclasses import fields, replace
 from pathlib import Path
 
 import numpy as np
@@ -13,7 +13,9 @@ import pytest
 import torch
 import yaml
 from pydantic import ValidationError
+from trl.trainer.distillation_config import DistillationConfig
 from trl.trainer.dpo_config import DPOConfig
+from trl.trainer.grpo_config import GRPOConfig
 from trl.trainer.kto_config import KTOConfig
 
 from deltageom.methods import interface
@@ -93,7 +95,7 @@ def test_label_smoothing_is_refused_by_its_own_key_and_taken_where_it_is_read() 
         assert dpo.model_validate(DPO | {"loss_type": loss_type, "label_smoothing": 0.01}).label_smoothing == 0.01
 
 
-@pytest.mark.parametrize("name", interface.names())
+@pytest.mark.parametrize("name", interface.offline_names())
 def test_a_method_provides_what_its_family_needs_and_names_its_source(name: str) -> None:
     method = interface.load(name)
     assert method.source in ("rollout", "reference")
@@ -105,10 +107,22 @@ def test_a_method_provides_what_its_family_needs_and_names_its_source(name: str)
         assert re.search(r"\b2\d{3}\.\d{5}\b|KRAFTON 2025", interface.module(name).__doc__)
 
 
+def test_online_methods_give_their_trainers_arguments_and_have_no_rows() -> None:
+    online = set(interface.names()) - set(interface.offline_names())
+    assert online == {"online_grpo", "online_dapo", "on_policy_distillation"}
+    for name in online:
+        method = interface.load(name)
+        known = {field.name for field in fields(DistillationConfig if method.teacher else GRPOConfig)}
+        assert set(method.trainer_arguments(options(name))) <= known
+        assert re.search(r"\b2\d{3}\.\d{5}\b", interface.module(name).__doc__)
+        with pytest.raises(ValueError, match=f"method {name} samples while it trains"):
+            interface.load_offline(name)
+
+
 def test_these_select_all_rows() -> None:
     partial = {name for name in interface.names() if interface.in_pairs(interface.load(name))} | {"rft"}
     assert partial == {"rft", "dpo", "simpo", "cpo"}
-    for name in set(interface.names()) - partial:
+    for name in set(interface.offline_names()) - partial:
         assert interface.load(name).select(ROWS, options(name)).indices.tolist() == [0, 1, 2, 3, 4]
 
 

@@ -118,7 +118,7 @@ def test_a_constant_times_the_loss_is_a_constant_times_the_gradient(
 def test_every_method_that_reads_the_bases_log_probs_gets_them(
     tiny_model: Path, base_settings: Base, tmp_path: Path
 ) -> None:
-    for method in interface.names():
+    for method in interface.offline_names():
         if "base" in interface.load(method).needs:
             found = at_the_base(settings(base_settings, method), rollouts("1100 1010"), tiny_model, tmp_path)
             assert all(np.abs(factors.b).max() > 0 for factors in found.values()), method

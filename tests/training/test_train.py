@@ -16,7 +16,7 @@ from transformers import AutoModelForCausalLM
 from deltageom.errors import UserError
 from deltageom.study.schema import Base
 from deltageom.study.settings import TrainSettings
-from deltageom.training import train as training
+from deltageom.training import session
 from deltageom.training.output.saving import CHECKPOINT_FILES
 from deltageom.training.session import Execution
 from deltageom.training.train import train
@@ -222,7 +222,7 @@ def test_modules_that_the_model_lacks_are_an_error(tiny_model: Path, base_settin
 def test_a_reporter_that_is_not_installed_is_an_error(
     tiny_model: Path, base_settings: Base, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setitem(training.AVAILABLE, "wandb", lambda: False)
+    monkeypatch.setitem(session.AVAILABLE, "wandb", lambda: False)
     run = settings(base_settings, "sft")
     with pytest.raises(UserError, match=r"execution.report_to: wandb is not installed"):
         train(run, paths(run, rollouts(), tiny_model, tmp_path), Execution(report_to=("wandb",)))

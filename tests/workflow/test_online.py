@@ -17,9 +17,9 @@ runs:
   offline_grpo: null
   whole: null
   dpo_as_long: null
-  grpo: {method: online_grpo, snapshots: [2]}
-  distilled: {method: on_policy_distillation, snapshots: null}
-  replay: {method: sft, rollouts_of: grpo}
+  grpo: {method: online_grpo, snapshots: [2], kl_every: null}  # the KL's job reads the rollouts
+  distilled: {method: on_policy_distillation}
+  replay: {method: sft, rollouts_of: grpo, kl_every: null}
 methods:
   online_grpo: {group: 4, max_tokens: 48}
   on_policy_distillation: {group: 4, max_tokens: 48}
@@ -68,7 +68,7 @@ def test_other_rollouts_are_no_reason_to_draw_again(sampled: Path) -> None:
     assert planned(sampled, "study=sampled") == Counter()
     of_others = planned(sampled, "study=sampled", "rollouts={seed: 1}")
     assert of_others["train"] == 2  # sft and dpo
-    assert "train_online" not in of_others
+    assert "train_online_with_snapshots" not in of_others
     anew = planned(sampled, "study=sampled", "online={seed: 1}")
     assert (anew["train_online"], anew["train_online_with_snapshots"], anew["train"]) == (1, 1, 1)
     graded = planned(sampled, "study=sampled", "grading={rewards: math_verify}")

@@ -186,6 +186,11 @@ def names() -> list[str]:
     return sorted(m.name for m in pkgutil.iter_modules(package.__path__) if not m.ispkg and m.name != "interface")
 
 
+def offline_names() -> list[str]:
+    """Those of `names()` that are trained on rollouts."""
+    return [name for name in names() if not isinstance(load(name), Online)]
+
+
 def load_offline(name: str) -> OfflineMethod:
     """A method that is trained on rollouts. Raises ValueError for one that samples while it trains."""
     method = load(name)
