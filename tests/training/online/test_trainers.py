@@ -242,3 +242,65 @@ def test_a_completion_does_not_depend_on_its_batch(tiny_model: Path, base_settin
     # nor are those of one group, or of another seed, copies
     assert len(set(whole)) > 4
     assert not set(drawn(2, 64)) & set(whole)
+
+
+@pytest.mark.usefixtures("by_tokens")
+def test_a_problem_that_comes_again_is_answered_anew(tiny_model: Path, base_settings: Base, tmp_path: Path) -> None:
+    """Not by the same random numbers: here the run hardly changes."""
+    run = online(base_settings, "online_grpo", **SIZE | {"steps": 4, "learning_rate": 1e-12})
+    table = one_step(run, tiny_model, tmp_path)[1].set_index(["problem_id", "sample"])["token_ids"].map(tuple)
+    first, again = table[:16], table[16:]  # four problems, two in a step
+    assert set(first.index) == set(again.index)
+    assert sum(first[key] == again[key] for key in first.index) < 4
+
+
+class Engine:
+    """In place of vLLM, which needs a GPU: the same calls, tokens of its own, and log-probs that are off by .01."""
+
+    def __init__(self, **told: Any) -> None:
+        self.told, self.synced = told, 0
+
+    def sync_weights(self) -> None:
+        self.synced += 1
+
+    def generate(self, prompts: list[list[int]], **_: Any) -> tuple[Any, ...]:
+        random = np.random.default_rng(self.synced)
+        ids = [random.integers(10, 100, 5).tolist() for _ in prompts]
+        model = self.told["model"]
+        with torch.no_grad():
+            scores = [
+                model(torch.tensor([[*prompt, *own]])).logits[0, len(prompt) - 1 : -1].log_softmax(-1)
+                for prompt, own in zip(prompts, ids, strict=True)
+            ]
+        log_probs = [
+            [[float(score[t, token]) + 0.01] for t, token in enumerate(own)]
+            for score, own in zip(scores, ids, strict=True)
+        ]
+        return prompts, ids, log_probs, None
+
+
+@pytest.mark.parametrize("method", ["online_grpo", "on_policy_distillation"])
+@pytest.mark.usefixtures("by_tokens")
+def test_vllm_is_told_what_the_study_says_and_its_samples_are_kept(
+    method: str, tiny_model: Path, base_settings: Base, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for module in ("grpo_trainer", "distillation_trainer"):
+        monkeypatch.setattr(f"trl.trainer.{module}.VLLMGeneration", Engine, raising=False)
+        monkeypatch.setattr(f"trl.trainer.{module}.is_vllm_available", lambda: True, raising=False)
+    run = online(base_settings, method, {"temperature": 0.9}, {"engine": "vllm", "sleep": False}, **SIZE | {"steps": 2})
+    given = paths(tiny_model, tmp_path, **({"teacher": str(tiny_model)} if run.teacher else {}))
+    trainer = built(run, given)
+    trainer.train()
+    engine = trainer.vllm_generation
+    told = {"mode": "colocate", "enable_sleep_mode": False, "gpu_memory_utilization": 0.9, "temperature": 0.9}
+    assert {name: engine.told[name] for name in told} == told
+    assert engine.told["max_completion_length"] == 6
+    assert engine.synced == 2
+    trainer.samples.publish(tmp_path)
+    table = pd.read_parquet(tmp_path / FILE)
+    assert table["token_ids"].map(len).tolist() == [5] * 16
+    if method == "online_grpo":
+        # which TRL corrects for: the ratio of the run's own probabilities to vLLM's
+        gap = trainer.state.log_history[0]["sampling/sampling_logp_difference/mean"]
+        assert gap > 0
+        assert table["token_log_probs"].map(len).tolist() == [5] * 16
