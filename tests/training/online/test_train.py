@@ -26,8 +26,8 @@ from deltageom.training.online.samples import FILE, SCHEMA
 from deltageom.training.online.train import Paths, train
 from deltageom.training.session import Execution
 from tests.conftest import save_tiny_model
-from tests.training.online.tiny_online import by_tokens, online, paths
-from tests.training.tiny_runs import PROBLEMS, settings
+from tests.training.online.tiny_online import PROBLEMS, by_tokens, online, paths
+from tests.training.tiny_runs import settings
 
 __all__ = ["by_tokens"]
 FILES = ("adapter_model.safetensors", "adapter_config.json", "metrics.parquet", "selection.json", FILE)
@@ -72,6 +72,17 @@ def test_a_run_leaves_its_adapter_its_metrics_and_its_samples(
     assert {"entropy", "clip_share", "mixed_groups", "truncated_share", "delta_norm"} <= set(metrics)
     assert (given.output / "snapshots" / "2.safetensors").is_file()
     assert not given.scratch.exists()
+
+
+@pytest.mark.usefixtures("by_tokens")
+def test_several_steps_share_one_batch_of_samples(tiny_model: Path, base_settings: Base, tmp_path: Path) -> None:
+    given = paths(tiny_model, tmp_path)
+    train(online(base_settings, "online_grpo", {"iterations": 2}, steps=4), given, Execution())
+    table = pd.read_parquet(given.output / FILE)
+    assert table["step"].tolist() == [0] * 8 + [2] * 8
+    assert table["problem_id"].nunique() == 4
+    metrics = pd.read_parquet(given.output / "metrics.parquet").pivot(index="step", columns="metric", values="value")
+    assert metrics["reward"].notna().tolist() == [True, False, True, False]
 
 
 @pytest.mark.usefixtures("by_tokens")

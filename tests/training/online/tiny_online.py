@@ -20,7 +20,10 @@ from deltageom.study.settings import OnlineSettings
 from deltageom.training import lora, session
 from deltageom.training.online import train, trainers
 from deltageom.training.online.samples import Asked, Drawn, Samples
-from tests.training.tiny_runs import CONFIG, PROBLEMS, settings
+from tests.training.tiny_runs import CONFIG, settings
+
+# of other lengths, so that prompts are padded
+PROBLEMS = [Problem(f"h{i}", f"Tom has {i} apples{' and more' * i}. How many?", str(i), None) for i in range(4)]
 
 
 def online(
