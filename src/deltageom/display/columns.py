@@ -12,7 +12,7 @@ Record = Mapping[str, Any]
 MATRIX_KEY = "(run)"  # first column of cosine_matrix; no run can have this name
 TEXT = frozenset(
     {"model", "benchmark", "module", "run", "a", "b", "method", "options", "estimator", "reason", "unit", MATRIX_KEY}
-    | {"metric", "measure", "adapter", "schedule", "reduction", "match_norm", "order", "stopped"}
+    | {"metric", "measure", "adapter", "schedule", "reduction", "match_norm", "order", "rollouts_of", "stopped"}
     | {
         "source",
         "x",

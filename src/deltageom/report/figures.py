@@ -21,7 +21,7 @@ from deltageom.display.drawing import GREY
 from deltageom.display.heatmap import heatmap
 from deltageom.display.palette import Look
 from deltageom.measures import interface as measures
-from deltageom.report.paper import AGAINST_SFT
+from deltageom.report import paper
 from deltageom.report.tables.geometry import chance_mean, count_modules, of_measure, of_pairs
 
 Tables = Mapping[str, pd.DataFrame]
@@ -223,7 +223,7 @@ def replicates(tables: Tables, reference: str) -> Figure:
     axes[0].set_ylim(len(runs) - 0.5, -0.5)
     n = drawing.span(cosines["n"]) if len(cosines) else drawing.span(scores["n"])
     drawing.title(figure, f"Over {n} replicates: mean, range (thick) and 95 % t interval (thin)")
-    if axes[0].collections and _of_paper(tables["training"], reference):
+    if axes[0].collections and paper.beside(tables["training"], reference, "cosine"):
         drawing.note(figure, "Hollow diamonds: arXiv 2606.23740 (Qwen3-4B, one seed), of the same loss.")
     return figure
 
@@ -240,15 +240,6 @@ def _spreads(ax: Axes, runs: list[str], rows: pd.DataFrame, look: Mapping[str, L
     ax.grid(axis="y", visible=False)
 
 
-def _of_paper(training: pd.DataFrame, reference: str) -> dict[str, float]:
-    methods = dict(zip(training["run"], training["method"], strict=True))
-    if methods.get(reference) != "sft":
-        return {}
-    first = training.drop_duplicates("method")
-    values = AGAINST_SFT["cosine"]
-    return {run: values[methods[run]] for run in first["run"] if methods[run] in values}
-
-
 def _paper(ax: Axes, runs: list[str], training: pd.DataFrame, reference: str) -> None:
-    for run, value in _of_paper(training, reference).items():
+    for run, value in paper.beside(training, reference, "cosine").items():
         ax.plot(value, runs.index(run), "D", color=drawing.GREY, markerfacecolor="white", markersize=5, zorder=1)

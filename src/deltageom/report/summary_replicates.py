@@ -9,8 +9,8 @@ import pandas as pd
 
 from deltageom.display.against import against
 from deltageom.display.markdown import cell, markdown, readable
-from deltageom.report import verdicts
-from deltageom.report.paper import AGAINST_SFT, NORM_OF_SFT_TO_DPO, SOURCE
+from deltageom.report import paper, verdicts
+from deltageom.report.paper import NORM_OF_SFT_TO_DPO, SOURCE
 from deltageom.text import escape
 
 Tables = Mapping[str, pd.DataFrame]
@@ -77,18 +77,18 @@ def _cosines(study: Mapping[str, Any], tables: Tables) -> Iterator[str]:
     found = numbers_against(study, tables, "cosine")
     if found.empty:
         return
-    reference, paper = escape(study["measures"]["compare_with"]), paper_beside(study, tables, "cosine")
+    reference, theirs = escape(study["measures"]["compare_with"]), paper_beside(study, tables, "cosine")
     shown = []
     for _, row in found.sort_values("mean", ascending=False).iterrows():
-        beside = f" (paper {paper[row['run']]:g})" if row["run"] in paper else ""
+        beside = f" (paper {theirs[row['run']]:g})" if row["run"] in theirs else ""
         shown.append(f"{escape(row['run'])} {value(row)}{beside}")
     yield f"Cosine of each update with {reference}'s: {', '.join(shown)}."
 
 
 def _order(study: Mapping[str, Any], tables: Tables) -> Iterator[str]:
     """Whether the paper's order of the cosines holds, pair by pair."""
-    paper, found = paper_beside(study, tables, "cosine"), numbers_against(study, tables, "cosine").set_index("run")
-    runs = sorted(paper, key=lambda run: -paper[run])
+    theirs, found = paper_beside(study, tables, "cosine"), numbers_against(study, tables, "cosine").set_index("run")
+    runs = sorted(theirs, key=lambda run: -theirs[run])
     pairs = list(combinations(runs, 2))
     if not pairs:
         return
@@ -154,12 +154,8 @@ def _is_sft(study: Mapping[str, Any], tables: Tables) -> bool:
 
 
 def paper_beside(study: Mapping[str, Any], tables: Tables, measure: str) -> dict[str, float]:
-    """The paper's value of each run whose method it has; of runs of one method, the first. None but against SFT."""
-    if not _is_sft(study, tables):
-        return {}
-    training = tables["training"].drop_duplicates("method")
-    values = AGAINST_SFT.get(measure, {})
-    return {row["run"]: values[row["method"]] for _, row in training.iterrows() if row["method"] in values}
+    """The paper's value of each run that it has, by run."""
+    return paper.beside(tables["training"], study["measures"]["compare_with"], measure)
 
 
 def numbers_of(tables: Tables, measure: str) -> pd.DataFrame:
@@ -190,8 +186,8 @@ def value(row: "pd.Series[Any]") -> str:
 def _geometry(study: Mapping[str, Any], tables: Tables) -> pd.DataFrame:
     parts = []
     for measure, name in SHOWN.items():
-        rows, paper = numbers_against(study, tables, measure), paper_beside(study, tables, measure)
-        parts.append(rows.assign(measure=name, paper=rows["run"].map(paper).astype(float)))
+        rows, theirs = numbers_against(study, tables, measure), paper_beside(study, tables, measure)
+        parts.append(rows.assign(measure=name, paper=rows["run"].map(theirs).astype(float)))
     columns = ["measure", "run", "mean", "sd", "smallest", "largest", "low", "high", "paper"]
     return pd.concat(parts)[columns].reset_index(drop=True)
 

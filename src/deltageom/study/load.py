@@ -112,12 +112,13 @@ def _resolve(name: Any, layers: list[Layer]) -> Study:
     lines += errors_of(Training, training, "training", layers)
     if lines:
         raise UserError("\n".join(dict.fromkeys(lines)))
-    # in the order of config.yaml's methods, then by name: a study's own order of keys changes nothing
+    # in the order of config.yaml's methods, replays last, then by name: a study's own order of keys changes nothing
     order = list(option_defaults)
     tree["runs"] = dict(
         sorted(
             resolved.items(),
             key=lambda item: (
+                item[1]["training"].get("rollouts_of") is not None,
                 order.index(item[1]["method"]) if item[1]["method"] in order else len(order),
                 str(item[0]),
             ),

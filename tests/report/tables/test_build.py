@@ -29,7 +29,7 @@ from tests.evaluation.graded import NO_OVERLAP, STATISTICS, answers
 
 SETTINGS = {"adapter": "lora", "learning_rate": 1e-3, "schedule": "cosine", "warmup": 0.25, "steps": 64}
 SETTINGS |= {"report_step": None, "batch_size": 16, "reduction": "token", "weight_decay": 0.01, "max_grad_norm": 1.5}
-SETTINGS |= {"max_length": 256, "match_norm": None, "order": "own", "seed": 42}
+SETTINGS |= {"max_length": 256, "match_norm": None, "order": "own", "rollouts_of": None, "seed": 42}
 LORA = {"init_seed": 7, "rank": 8, "alpha": 16.0, "rslora": False, "dropout": 0.125}
 ANGLES = ["left_smallest", "left_largest", "right_smallest", "right_largest"]
 OVERLAPS = ["left_overlap", "right_overlap", "u1_overlap", "v1_overlap"]

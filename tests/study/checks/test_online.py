@@ -119,3 +119,9 @@ def test_snapshots_of_an_online_run_are_another_rules(root: Path) -> None:
     found = study(root, f"{ONLINE}, p: {{method: online_grpo, batch_size: 64, snapshots: [8]}}")
     rules = {job.record: job.rule for job in jobs(found)}
     assert (rules["train/o"], rules["train/p"]) == ("train_online", "train_online_with_snapshots")
+
+
+def test_replays_stand_after_the_runs_on_rollouts(root: Path) -> None:
+    found = study(root, f"{ONLINE}, a: {{method: sft, rollouts_of: o, batch_size: 64}}")
+    assert list(found.runs)[0] == "sft"
+    assert list(found.runs)[-2:] == ["o", "a"]

@@ -9,7 +9,7 @@ from deltageom.display.columns import TEXT, Record, typed
 
 # what of a run's training settings can change its delta
 SETTINGS = ["adapter", "learning_rate", "schedule", "warmup", "steps", "report_step", "batch_size", "reduction"]
-SETTINGS += ["weight_decay", "max_grad_norm", "max_length", "match_norm", "order", "seed"]
+SETTINGS += ["weight_decay", "max_grad_norm", "max_length", "match_norm", "order", "rollouts_of", "seed"]
 DERIVED = "derived"  # stands for the method of a run that was not trained
 LORA = ["rank", "alpha", "rslora", "dropout", "init_seed"]
 
