@@ -123,5 +123,5 @@ def test_snapshots_of_an_online_run_are_another_rules(root: Path) -> None:
 
 def test_replays_stand_after_the_runs_on_rollouts(root: Path) -> None:
     found = study(root, f"{ONLINE}, a: {{method: sft, rollouts_of: o, batch_size: 64}}")
-    assert list(found.runs)[0] == "sft"
+    assert next(iter(found.runs)) == "sft"
     assert list(found.runs)[-2:] == ["o", "a"]
