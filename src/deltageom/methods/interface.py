@@ -2,8 +2,7 @@
 
 A file of this folder is a method. It defines `Options` (a MethodOptions), what the method selects and its loss, and
 puts them together as `METHOD`, a Likelihood, Pairwise, Preference, Unpaired or Online, which mypy holds against
-`Options`.
-`snakemake -n` imports the file for its options, so it imports torch and numpy only inside functions.
+`Options`. `snakemake -n` imports the file for its options, so it imports torch and numpy only inside functions.
 
 A method need not care about an empty selection: `training` reports it with the counts.
 """
