@@ -129,7 +129,8 @@ class Study(Section):
         return {"problems": self.problems} | {f"benchmarks.{name}": of.dataset for name, of in self.benchmarks.items()}
 
     def uses_vllm(self) -> bool:
-        return self.evaluation.engine == "vllm" or (self.rollouts.file is None and self.rollouts.engine == "vllm")
+        sampled = self.rollouts.file is None and self.rollouts.engine == "vllm"
+        return self.evaluation.engine == "vllm" or sampled or bool(self.online.engine == "vllm" and self.online_runs())
 
     def modules(self) -> list[str]:
         """The modules whose deltas are compared: the same in every run."""

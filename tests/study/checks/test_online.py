@@ -125,3 +125,9 @@ def test_replays_stand_after_the_runs_on_rollouts(root: Path) -> None:
     found = study(root, f"{ONLINE}, a: {{method: sft, rollouts_of: o, batch_size: 64}}")
     assert next(iter(found.runs)) == "sft"
     assert list(found.runs)[-2:] == ["o", "a"]
+
+
+def test_a_study_whose_online_runs_alone_use_vllm_needs_it(root: Path) -> None:
+    alone = "device: cuda\nonline: {engine: vllm}"
+    assert study(root, ONLINE, alone).uses_vllm()
+    assert not study(root, "s: {method: sft}", alone).uses_vllm()
