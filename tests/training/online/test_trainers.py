@@ -83,6 +83,7 @@ def test_the_gradient_is_reinforce_with_the_groups_mean_as_baseline(
     run = online(base_settings, "online_grpo", options, **SIZE)
     dense, table, found, _ = one_step(run, tiny_model, tmp_path)
     assert 0 < table["reward"].mean() < 1
+    assert table["token_ids"].map(len).nunique() > 1
     terms = []
     tokens = table["token_ids"].map(len)
     for row, advantage in zip(table.itertuples(), advantages(table, scale), strict=True):
@@ -98,9 +99,28 @@ def test_another_temperature_is_that_of_the_policy_in_the_loss_too(
 ) -> None:
     run = online(base_settings, "online_grpo", {"temperature": 0.7}, **SIZE)
     dense, table, found, _ = one_step(run, tiny_model, tmp_path)
+    for row in table.itertuples():
+        np.testing.assert_allclose(row.token_log_probs, log_probs(dense, row, 0.7).detach().numpy(), atol=2e-5)
     terms = [
         -advantage * log_probs(dense, row, 0.7).mean() / len(table)
         for row, advantage in zip(table.itertuples(), advantages(table, "group"), strict=True)
+    ]
+    check_equal(found, dense.gradients(sum(terms)))
+
+
+@pytest.mark.usefixtures("by_tokens")
+def test_what_was_cut_off_has_no_loss_where_the_study_says_so(
+    tiny_model: Path, base_settings: Base, tmp_path: Path
+) -> None:
+    run = online(base_settings, "online_dapo", **SIZE)
+    dense, table, found, trainer = one_step(run, tiny_model, tmp_path)
+    ended = [row.token_ids[-1] in trainer.ends for row in table.itertuples()]
+    assert 0 < sum(ended) < len(ended)
+    tokens = sum(len(row.token_ids) for row, whole in zip(table.itertuples(), ended, strict=True) if whole)
+    terms = [
+        -advantage * log_probs(dense, row, 1.0).sum() / tokens
+        for row, advantage, whole in zip(table.itertuples(), advantages(table, "group"), ended, strict=True)
+        if whole
     ]
     check_equal(found, dense.gradients(sum(terms)))
 

@@ -62,7 +62,7 @@ def by_tokens(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def built(run: OnlineSettings, given: train.Paths, **execution: Any) -> Any:
-    """The run's trainer, as `train` builds it, and its samples."""
+    """The run's trainer, as `train` builds it, and its samples; one token in eight ends a completion."""
     method = interface.load(run.method)
     assert isinstance(method, interface.Online)
     options = method.options.model_validate(run.options)
@@ -71,6 +71,8 @@ def built(run: OnlineSettings, given: train.Paths, **execution: Any) -> Any:
     draws, length = train._draws(run, options, tokenizer, problems, given.base)
     done = session.Execution(**execution)
     trainer = train.build_trainer(run, method, options, draws, tokenizer, length, given, done, 0.9)
+    assert trainer.eos_token_ids is trainer.ends
+    trainer.ends = trainer.eos_token_ids = list(range(3, len(tokenizer), 8))
     trainer.samples = Samples(tokenizer, given.scratch, run.online.keep, len(problems), lambda n: range(n))
     return trainer
 

@@ -62,7 +62,8 @@ class SamplingTrainer(RunTrainer):
         self.mask_hook.remove()  # TRL pads prompts on the left here
         model: Any = self.model  # type: ignore[attr-defined]
         causal_lm = model.get_base_model()
-        self.ends = end_tokens(tokenizer, causal_lm.generation_config or GenerationConfig())
+        # TRL's own list may lack the token that closes a turn, and it takes what ends otherwise for cut off
+        self.ends = self.eos_token_ids = end_tokens(tokenizer, causal_lm.generation_config or GenerationConfig())
         # the head of TRL's loss is of the sampling's temperature; whoever else scores the model wants that of 1
         self.own_head = causal_lm.forward
         add_fused_lm_head(causal_lm)
