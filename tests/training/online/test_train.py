@@ -19,7 +19,9 @@ from safetensors.torch import load_file
 from deltageom.errors import UserError
 from deltageom.models.prompts import VOCABULARY
 from deltageom.problems.problem import Problem
+from deltageom.problems.world import problems
 from deltageom.study.schema import Base
+from deltageom.toy import shipped
 from deltageom.training import resume
 from deltageom.training import train as offline
 from deltageom.training.online.samples import FILE, SCHEMA
@@ -166,6 +168,40 @@ def test_a_killed_run_goes_on_to_the_same_bytes(
     assert done.returncode == 0, done.stderr
     assert f"going on from checkpoint-{2 * every}" in done.stdout + done.stderr
     same_bytes(plain, given)
+
+
+def test_two_processes_draw_and_learn_what_one_does(base_settings: Base, tmp_path: Path) -> None:
+    """The toy base, which ends its answers and is right now and then, since the processes have the real grader."""
+    base = tmp_path / "base"
+    shipped.copy(base)
+    asked = [Problem(one.id, one.question, one.answer, None) for one in problems("train", 4, seed=0)]
+    run = online(
+        base_settings.model_copy(update={"layers": 4}),
+        "online_grpo",
+        {"max_tokens": 48},
+        **{"steps": 2, "batch_size": 16, "micro_batch_size": 8, "max_length": 256, "learning_rate": 0.002},
+    )
+    found = []
+    for processes in ("1", "2"):
+        given = paths(base, tmp_path / processes, asked)
+        done = subprocess.run(
+            [sys.executable, "-m", "deltageom", *command(run, given, "--processes", processes)[3:]],
+            env=environment(),
+            capture_output=True,
+            text=True,
+            check=False,
+        )
+        assert done.returncode == 0, done.stderr
+        found.append(given)
+    exact = ["step", "problem_id", "sample", "token_ids", "reward"]
+    one, two = (pd.read_parquet(given.output / FILE)[exact] for given in found)
+    pd.testing.assert_frame_equal(one, two)
+    first, second = (counts(given) for given in found)
+    assert first == second | {"delta_norm": first["delta_norm"]}
+    own, other = (load_file(given.output / "adapter_model.safetensors") for given in found)
+    assert any(weight.any() for name, weight in own.items() if "lora_B" in name)
+    for name, weight in own.items():
+        torch.testing.assert_close(other[name], weight, rtol=1e-3, atol=1e-5)
 
 
 @pytest.mark.usefixtures("by_tokens")
