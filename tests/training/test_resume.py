@@ -1,12 +1,9 @@
 """Resuming: kill -9 at any moment, and the same bytes come out as without it."""
 
 import json
-import os
 import shutil
-import signal
 import subprocess
 import sys
-import time
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -22,6 +19,7 @@ from deltageom.training import resume
 from deltageom.training.output import saving
 from deltageom.training.session import Execution
 from deltageom.training.train import Paths, train
+from tests.training.killing import environment, killed_when
 from tests.training.tiny_runs import paths, rollouts, settings
 
 STEPS = 12
@@ -37,29 +35,6 @@ def command(run: TrainSettings, given: Paths, *options: str) -> list[str]:
     return [sys.executable, "-m", "deltageom", *arguments, *options]
 
 
-def environment() -> dict[str, str]:
-    return os.environ | {"OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1"}
-
-
-def killed_when(moment: str, run: TrainSettings, given: Paths) -> None:
-    """Starts the training, and kills it with SIGKILL once a path in its scratch folder appears."""
-    process = subprocess.Popen(
-        command(run, given, "--checkpoint-every", "3"),
-        env=environment(),
-        stdout=subprocess.DEVNULL,
-        stderr=subprocess.DEVNULL,
-        start_new_session=True,
-    )
-    limit = time.monotonic() + 120
-    while not list(given.scratch.glob(moment)):
-        assert process.poll() is None, f"the training ended before {moment}"
-        assert time.monotonic() < limit
-        time.sleep(0.002)
-    os.killpg(process.pid, signal.SIGKILL)
-    process.wait()
-    assert not given.output.exists()
-
-
 @pytest.mark.parametrize("method", ["sft", "dpo", "kto"])
 def test_a_killed_training_goes_on_to_the_same_bytes(
     method: str, tiny_model: Path, base_settings: Base, tmp_path: Path
@@ -72,12 +47,11 @@ def test_a_killed_training_goes_on_to_the_same_bytes(
     assert done.returncode == 0, done.stderr
 
     given = paths(run, rollouts(), tiny_model, tmp_path / "killed")
-    killed_when("checkpoint-3/*", run, given)
-    killed_when(f"checkpoint-6/{resume.MARK}", run, given)
-    killed_when(f"checkpoint-{STEPS}/*", run, given)
-    done = subprocess.run(
-        command(run, given, "--checkpoint-every", "3"), env=environment(), capture_output=True, text=True, check=False
-    )
+    asked = command(run, given, "--checkpoint-every", "3")
+    killed_when("checkpoint-3/*", asked, given.scratch, given.output)
+    killed_when(f"checkpoint-6/{resume.MARK}", asked, given.scratch, given.output)
+    killed_when(f"checkpoint-{STEPS}/*", asked, given.scratch, given.output)
+    done = subprocess.run(asked, env=environment(), capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
     for name in (*FILES, *(f"snapshots/{step}.safetensors" for step in kept)):
         assert (given.output / name).read_bytes() == (plain.output / name).read_bytes(), name

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 from deltageom.fields import Section
 from deltageom.measures.interface import Drawing, Measure, Row, one_per_run, read_rows
-from deltageom.methods import interface as methods
+from deltageom.study.checks.online import has_base_gradient
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -154,9 +154,5 @@ MEASURE = Measure(
     # the gradients themselves, which no table reads
     others=lambda runs: [f"base_gradient/{run}" for run in runs],
     numbers={"gradients": of_runs, "gradients_pairs": of_pairs},
-    takes=lambda runs: [
-        name
-        for name, run in runs.items()
-        if run and run.training.adapter == "lora" and not isinstance(methods.load(run.method), methods.Online)
-    ],
+    takes=lambda runs: [name for name, run in runs.items() if run and has_base_gradient(run)],
 )

@@ -9,6 +9,7 @@ from pathlib import Path
 
 from deltageom.measures import interface as measures
 from deltageom.methods import interface as methods
+from deltageom.study.checks.online import is_online
 from deltageom.study.resolved import Study
 from deltageom.study.schema import TOY_BASE, Run
 from deltageom.study.sharing import View, mismatched, stage_of
@@ -64,7 +65,7 @@ def needs_reference(study: Study) -> bool:
 def _train(run: Run) -> str:
     if run.training.adapter == "none":
         return "train_whole"
-    rule = "train_online" if isinstance(methods.load(run.method), methods.Online) else "train"
+    rule = "train_online" if is_online(run) else "train"
     return f"{rule}_with_snapshots" if run.training.snapshots else rule
 
 

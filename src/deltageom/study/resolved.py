@@ -148,8 +148,7 @@ class Study(Section):
         return [name for name, run in self.runs.items() if online.is_online(run)]
 
     def with_gradients(self) -> list[str]:
-        """The runs whose loss has a gradient at the base that a job can take: on rows that are there before."""
-        return [name for name, run in self.runs.items() if run.training.adapter == "lora" and not online.is_online(run)]
+        return [name for name, run in self.runs.items() if online.has_base_gradient(run)]
 
     def _replicates_differ(self) -> None:
         vary = self.replicates.vary

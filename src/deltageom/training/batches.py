@@ -38,12 +38,13 @@ class Cycle(torch.utils.data.Sampler[int]):
         return self.batch_size * self.batches
 
     def __iter__(self) -> Iterator[int]:
-        generator = torch.Generator().manual_seed(self.seed)
-        rows = len(self.lengths)
-        epochs = math.ceil(len(self) / rows)
-        order = torch.cat([self._epoch(generator) for _ in range(epochs)])[: len(self)]
-        for batch in order.split(self.batch_size):
+        for batch in self._order().split(self.batch_size):
             yield from batch[self.lengths[batch].argsort(descending=True, stable=True)].tolist()
+
+    def _order(self) -> torch.Tensor:
+        generator = torch.Generator().manual_seed(self.seed)
+        epochs = math.ceil(len(self) / len(self.lengths))
+        return torch.cat([self._epoch(generator) for _ in range(epochs)])[: len(self)]
 
     def _epoch(self, generator: torch.Generator) -> torch.Tensor:
         """The rows by where their places stand in a permutation of the universe."""
@@ -51,19 +52,11 @@ class Cycle(torch.utils.data.Sampler[int]):
         return turn[self.places].argsort(stable=True)
 
 
-class AsTheyStand(torch.utils.data.Sampler[int]):
-    """Row numbers for `batches` global batches, the first rows first; within a batch long rows, as in `Cycle`."""
+class AsTheyStand(Cycle):
+    """The rows in their own order, the first batch first, within a batch as in `Cycle`."""
 
-    def __init__(self, lengths: Sequence[int], batch_size: int, batches: int) -> None:
-        self.lengths = torch.as_tensor(lengths)
-        self.batch_size, self.batches = batch_size, batches
-
-    def __len__(self) -> int:
-        return self.batch_size * self.batches
-
-    def __iter__(self) -> Iterator[int]:
-        for batch in torch.arange(len(self)).split(self.batch_size):
-            yield from batch[self.lengths[batch].argsort(descending=True, stable=True)].tolist()
+    def _order(self) -> torch.Tensor:
+        return torch.arange(len(self))
 
 
 @dataclass

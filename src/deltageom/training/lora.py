@@ -44,6 +44,13 @@ def layers(model: Model) -> dict[str, Any]:
     return found
 
 
+def prepare(model: Model, settings: TrainSettings) -> None:
+    """A new adapter as every run begins with it. Raises UserError as `check` does."""
+    check(model, settings)
+    keep_input_dtype(model)
+    initialise(model, settings.training.lora.init_seed)
+
+
 def check(model: Model, settings: TrainSettings) -> None:
     """Raises UserError where PEFT has adapted other modules than the study names: files are named after those."""
     found, named = set(layers(model)), set(settings.training.lora.targets(settings.base))

@@ -2,7 +2,7 @@
 
 import json
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from importlib import metadata
 from pathlib import Path
 from typing import Any
@@ -55,7 +55,7 @@ def latest(scratch: Path, identity: dict[str, Any]) -> Path | None:
     marked = [path.parent for path in scratch.glob(f"checkpoint-*/{MARK}")]
     if not marked:
         return None
-    newest = max(marked, key=lambda folder: int(folder.name.removeprefix("checkpoint-")))
+    newest = max(marked, key=_step_of)
     found = json.loads((newest / MARK).read_text(encoding="utf-8"))
     if differences := _differences(found, identity):
         raise UserError(
@@ -63,6 +63,21 @@ def latest(scratch: Path, identity: dict[str, Any]) -> Path | None:
             f"{scratch}, to go on with it put back what has changed"
         )
     return newest
+
+
+def check_kept(places: Callable[[int], Iterable[Path]], resumed: Path | None, scratch: Path) -> None:
+    """Raises UserError if one of the `places` of what a training keeps in its first so many steps is gone, and it is to
+    go on from the checkpoint `resumed`."""
+    done = _step_of(resumed) if resumed else 0
+    if gone := [path for path in places(done) if not path.is_file()]:
+        raise UserError(
+            f"{gone[0]}: is gone, and the training cannot go on from {resumed} without it: to start afresh delete "
+            f"{scratch}"
+        )
+
+
+def _step_of(checkpoint: Path) -> int:
+    return int(checkpoint.name.removeprefix("checkpoint-"))
 
 
 def _differences(found: Any, wanted: Any, name: str = "") -> list[str]:

@@ -51,10 +51,8 @@ def prepare(
     counts["dropped_over_length"] = len(table) - len(usable)
     order, as_drawn = settings.training.order, settings.training.rollouts_of is not None
     data = dataset_of(usable, chosen, method, zeros=as_drawn or order == "shared_zero")
-    if as_drawn:
-        return data.add_column("place", list(range(len(data)))), None, counts
-    if order == "own":
-        return data.add_column("place", list(range(len(data)))), len(data), counts
+    if as_drawn or order == "own":
+        return data.add_column("place", list(range(len(data)))), None if as_drawn else len(data), counts
     return data.add_column("place", places(chosen, len(data))), len(usable), counts
 
 

@@ -14,6 +14,7 @@ from transformers.integrations import integration_utils as integrations
 from deltageom.errors import UserError
 from deltageom.files import write_json
 from deltageom.hardware import memory
+from deltageom.models.load import load_configuration
 from deltageom.study.settings import TrainSettings
 from deltageom.training import lora, resume
 from deltageom.training.monitoring import KlWatch, NormWatch
@@ -104,6 +105,13 @@ def complete(
     metrics.write_metrics(paths.output / "metrics.parquet", trainer.state.log_history, counts)
     write_json(paths.output / "selection.json", counts)
     shutil.rmtree(paths.scratch, ignore_errors=True)
+
+
+def check_memory(settings: TrainSettings, base: str, rows_at_once: int, tokens: int) -> None:
+    """Raises UserError if what a step of so many rows, of so many tokens each, takes is more than the GPU has free."""
+    config = load_configuration(base, settings.base)
+    parts = memory.training_parts(config, settings.training, settings.base, rows_at_once, tokens)
+    memory.check(parts, *memory.free_memory(settings.device), f"run {settings.run!r}", MEMORY_KEYS)
 
 
 def arguments(settings: TrainSettings, scratch: Path, execution: Execution) -> dict[str, Any]:

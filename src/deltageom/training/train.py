@@ -10,13 +10,12 @@ from trl.trainer.dpo_config import DPOConfig
 from trl.trainer.kto_config import KTOConfig
 from trl.trainer.sft_config import SFTConfig
 
-from deltageom.hardware import memory
 from deltageom.methods import interface
 from deltageom.methods.interface import MethodOptions, OfflineMethod, Pairwise, Preference, Unpaired, in_pairs
-from deltageom.models.load import Model, check_layers, load_configuration, load_model, load_tokenizer
+from deltageom.models.load import Model, check_layers, load_model, load_tokenizer
 from deltageom.study.settings import TrainSettings
 from deltageom.training import launch, lora, resume, rows, session
-from deltageom.training.session import MEMORY_KEYS, Execution, arguments
+from deltageom.training.session import Execution, arguments
 from deltageom.training.trainers import LikelihoodTrainer, PreferenceTrainer, UnpairedTrainer
 
 AnyTrainer = LikelihoodTrainer | PreferenceTrainer | UnpairedTrainer
@@ -91,9 +90,7 @@ def build_trainer(
     }
     trainer = _trainer_of(method, options, settings, dataset, given, shared)
     if not whole:
-        lora.check(trainer.model, settings)
-        lora.keep_input_dtype(trainer.model)
-        lora.initialise(trainer.model, settings.training.lora.init_seed)
+        lora.prepare(trainer.model, settings)
     return trainer
 
 
@@ -107,9 +104,7 @@ def check_memory(settings: TrainSettings, method: OfflineMethod, dataset: Datase
     seen = (training.report_step or training.steps) * training.batch_size >= len(lengths)
     tokens = max(lengths) if seen else min(lengths)
     rows_at_once = training.micro_batch_size * (2 if in_pairs(method) else 1)
-    config = load_configuration(paths.base, settings.base)
-    parts = memory.training_parts(config, training, settings.base, rows_at_once, tokens)
-    memory.check(parts, *memory.free_memory(settings.device), f"run {settings.run!r}", MEMORY_KEYS)
+    session.check_memory(settings, paths.base, rows_at_once, tokens)
 
 
 def _trainer_of(

@@ -86,12 +86,11 @@ class RunTrainer:
         """The base's log-probs are in the rows already, computed once for every run."""
         return dataset
 
-    def _get_train_sampler(self, train_dataset: Dataset) -> Cycle | AsTheyStand:
+    def _get_train_sampler(self, train_dataset: Dataset) -> Cycle:
         args = self.args  # type: ignore[attr-defined]
         lengths, places = train_dataset["length"][:], train_dataset["place"][:]
-        if self.universe is None:
-            return AsTheyStand(lengths, self.rows_a_step(), args.max_steps)
-        return Cycle(lengths, self.rows_a_step(), args.max_steps, args.seed, places, self.universe)
+        order = AsTheyStand if self.universe is None else Cycle
+        return order(lengths, self.rows_a_step(), args.max_steps, args.seed, places, self.universe)
 
     def create_scheduler(self, num_training_steps: int, optimizer: Any = None) -> Any:  # noqa: ARG002
         return super().create_scheduler(self.schedule_steps, optimizer)  # type: ignore[misc]

@@ -1,12 +1,9 @@
 """Online runs from command to files: resumed to the same bytes, replayed by offline losses, refused in one line."""
 
 import json
-import os
 import shutil
-import signal
 import subprocess
 import sys
-import time
 from pathlib import Path
 from typing import Any
 
@@ -28,6 +25,7 @@ from deltageom.training.online.samples import FILE, SCHEMA
 from deltageom.training.online.train import Paths, train
 from deltageom.training.session import Execution
 from tests.conftest import save_tiny_model
+from tests.training.killing import environment, killed_when
 from tests.training.online.tiny_online import PROBLEMS, by_tokens, online, paths
 from tests.training.tiny_runs import settings
 
@@ -115,29 +113,6 @@ def command(run: Any, given: Paths, *options: str) -> list[str]:
     return [sys.executable, "-c", code, *arguments, *options]
 
 
-def environment() -> dict[str, str]:
-    return os.environ | {"OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1"}
-
-
-def killed_when(moment: str, run: Any, given: Paths) -> None:
-    """Starts the training, and kills it with SIGKILL once a path in its scratch folder appears."""
-    process = subprocess.Popen(
-        command(run, given, "--checkpoint-every", "3"),
-        env=environment(),
-        stdout=subprocess.DEVNULL,
-        stderr=subprocess.DEVNULL,
-        start_new_session=True,
-    )
-    limit = time.monotonic() + 120
-    while not list(given.scratch.glob(moment)):
-        assert process.poll() is None, f"the training ended before {moment}"
-        assert time.monotonic() < limit
-        time.sleep(0.002)
-    os.killpg(process.pid, signal.SIGKILL)
-    process.wait()
-    assert not given.output.exists()
-
-
 def same_bytes(one: Paths, other: Paths) -> None:
     for name in FILES:
         assert (one.output / name).read_bytes() == (other.output / name).read_bytes(), name
@@ -160,11 +135,15 @@ def test_a_killed_run_goes_on_to_the_same_bytes(
     assert done.returncode == 0, done.stderr
 
     given = paths(tiny_model, tmp_path / "killed", **teacher)
-    killed_when(f"checkpoint-{every}/*", run, given)
-    killed_when(f"checkpoint-{2 * every}/{resume.MARK}", run, given)
-    done = subprocess.run(
-        command(run, given, "--checkpoint-every", "3"), env=environment(), capture_output=True, text=True, check=False
+    asked = command(run, given, "--checkpoint-every", "3")
+    killed_when(f"checkpoint-{every}/*", asked, given.scratch, given.output)
+    killed_when(
+        f"checkpoint-{2 * every}/{resume.MARK}",
+        command(run, given, "--checkpoint-every", "3"),
+        given.scratch,
+        given.output,
     )
+    done = subprocess.run(asked, env=environment(), capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
     assert f"going on from checkpoint-{2 * every}" in done.stdout + done.stderr
     same_bytes(plain, given)
@@ -303,6 +282,22 @@ def test_a_teacher_of_another_vocabulary_is_refused(tiny_model: Path, base_setti
     told = refusal(run, paths(tiny_model, tmp_path / "run", teacher=str(teacher)))
     assert "compares distributions over one vocabulary" in told
     assert "name another rollouts.generator" in told
+
+
+@pytest.mark.usefixtures("by_tokens")
+def test_a_teacher_may_have_other_layers_than_the_base(tiny_model: Path, base_settings: Base, tmp_path: Path) -> None:
+    from transformers import AutoModelForCausalLM
+
+    teacher = save_tiny_model(tmp_path / "teacher", head_dim=16)
+    model = AutoModelForCausalLM.from_pretrained(teacher)
+    model.model.layers = model.model.layers[:1]
+    model.config.num_hidden_layers = 1
+    model.config.layer_types = model.config.layer_types[:1]
+    model.save_pretrained(teacher)
+    run = online(base_settings, "on_policy_distillation", steps=1)
+    given = paths(tiny_model, tmp_path / "run", teacher=str(teacher))
+    train(run, given, Execution())
+    assert counts(given)["rows"] == 8
 
 
 def test_steps_without_a_gradient_are_warned_of(

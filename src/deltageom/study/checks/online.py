@@ -10,6 +10,12 @@ def is_online(run: Run) -> bool:
     return isinstance(methods.load(run.method), methods.Online)
 
 
+def has_base_gradient(run: Run) -> bool:
+    """Whether a job can take its loss's gradient at the base with respect to an adapter: on rows that are there before
+    any training."""
+    return run.training.adapter == "lora" and not is_online(run)
+
+
 def check(runs: Mapping[str, Run], online: Online, rollouts: Rollouts, device: Device) -> None:
     """Raises ValueError, naming the run and the key, for what no job could do. The runs' methods are known."""
     for name, run in runs.items():

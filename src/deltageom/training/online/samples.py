@@ -13,7 +13,6 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from transformers import TrainerCallback
 
-from deltageom.errors import UserError
 from deltageom.files import whole_file
 from deltageom.generation.engine import Completion
 from deltageom.grading import graders, second_opinion
@@ -21,6 +20,7 @@ from deltageom.grading.answers import as_said
 from deltageom.models.prompts import VOCABULARY, Tokenizer, vocabulary_digest
 from deltageom.problems.problem import Problem
 from deltageom.study.running import Grader
+from deltageom.training import resume
 
 FILE = "samples.parquet"
 COUNTS = b"deltageom.counts"
@@ -123,12 +123,7 @@ class Samples(TrainerCallback):
             pq.write_table(table, aside)
 
     def check(self, resumed: Path | None) -> None:
-        done = int(resumed.name.removeprefix("checkpoint-")) if resumed else 0
-        if gone := [self._shard(step) for step in self.drawn_at(done) if not self._shard(step).is_file()]:
-            raise UserError(
-                f"{gone[0]}: is gone, and the training cannot go on from {resumed} without it: to start afresh delete "
-                f"{self.folder.parent}"
-            )
+        resume.check_kept(lambda done: map(self._shard, self.drawn_at(done)), resumed, self.folder.parent)
 
     def publish(self, output: Path) -> dict[str, Any]:
         """Writes samples.parquet, step by step; returns the counts of all steps, summed."""

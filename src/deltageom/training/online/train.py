@@ -12,7 +12,6 @@ from trl.trainer.grpo_config import GRPOConfig
 from deltageom.errors import UserError
 from deltageom.generation.engine import Sampling
 from deltageom.generation.generate import longest
-from deltageom.hardware import memory
 from deltageom.methods import interface
 from deltageom.methods.interface import Online
 from deltageom.methods.shared.online import SamplingOptions
@@ -20,7 +19,6 @@ from deltageom.models.load import (
     Model,
     check_layers,
     context_length,
-    load_configuration,
     load_model,
     load_tokenizer,
 )
@@ -30,7 +28,7 @@ from deltageom.study.settings import OnlineSettings
 from deltageom.training import launch, lora, resume, session
 from deltageom.training.online.samples import Samples
 from deltageom.training.online.trainers import DistilledTrainer, Draws, GroupTrainer
-from deltageom.training.session import MEMORY_KEYS, Execution, arguments
+from deltageom.training.session import Execution, arguments
 
 AnyTrainer = GroupTrainer | DistilledTrainer
 
@@ -64,7 +62,7 @@ def train(settings: OnlineSettings, paths: Paths, execution: Execution, memory_s
     problems = read_problems(paths.problems)
     draws, length = _draws(settings, options, tokenizer, problems, paths.base)
     if settings.device == "cuda":
-        _check_memory(settings, length, paths.base)
+        session.check_memory(settings, paths.base, settings.training.micro_batch_size, length)
     execution = _whole_batches(execution, draws.iterations)
     trainer = build_trainer(settings, method, options, draws, tokenizer, length, paths, execution, memory_share)
     trainer.samples = Samples(
@@ -123,13 +121,11 @@ def build_trainer(
     }
     trainer: AnyTrainer
     if method.teacher:
-        teacher = _teacher(settings, paths, model)
+        teacher = _teacher(settings, paths, model, tokenizer)
         trainer = DistilledTrainer(args=DistillationConfig(**given, **own), teacher_model=teacher, **shared)
     else:
         trainer = GroupTrainer(args=GRPOConfig(**given, **own), **shared)
-    lora.check(trainer.model, settings)
-    lora.keep_input_dtype(trainer.model)
-    lora.initialise(trainer.model, settings.training.lora.init_seed)
+    lora.prepare(trainer.model, settings)
     return trainer
 
 
@@ -168,12 +164,12 @@ def _whole_batches(execution: Execution, iterations: int) -> Execution:
     return Execution(execution.processes, every, execution.report_to, execution.batch_size)
 
 
-def _teacher(settings: OnlineSettings, paths: Paths, model: Model) -> Model:
+def _teacher(settings: OnlineSettings, paths: Paths, model: Model, own: Tokenizer) -> Model:
     """The teacher in the base's dtype. Raises UserError if its vocabulary is not the base's."""
     assert paths.teacher is not None, "the rule names the teacher of a method that asks one"
-    source = settings.base.model_copy(update={"model": paths.teacher, "revision": None})
+    # the revision and the layers are the base's, no other model's
+    source = settings.base.model_copy(update={"revision": None})
     theirs = load_tokenizer(paths.teacher, source)
-    own = load_tokenizer(paths.base, settings.base)
     teacher = load_model(paths.teacher, source, settings.device)
     sizes = [one.config.get_text_config().vocab_size for one in (model, teacher)]
     if sizes[0] != sizes[1] or theirs.get_vocab() != own.get_vocab():
@@ -183,11 +179,3 @@ def _teacher(settings: OnlineSettings, paths: Paths, model: Model) -> Model:
             "rollouts.generator"
         )
     return teacher.requires_grad_(False)
-
-
-def _check_memory(settings: OnlineSettings, tokens: int, base: str) -> None:
-    """Raises UserError, before the model is loaded, if what the run takes at least is more than the GPU has free."""
-    training = settings.training
-    config = load_configuration(base, settings.base)
-    parts = memory.training_parts(config, training, settings.base, training.micro_batch_size, tokens)
-    memory.check(parts, *memory.free_memory(settings.device), f"run {settings.run!r}", MEMORY_KEYS)

@@ -9,7 +9,6 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
-from torch import Tensor
 from transformers import GenerationConfig
 from trl.trainer.distillation_trainer import DistillationTrainer
 from trl.trainer.grpo_trainer import GRPOTrainer
@@ -53,6 +52,7 @@ class SamplingTrainer(RunTrainer):
     """
 
     samples: Samples
+    learns_from_rewards = False
 
     def __init__(self, *, draws: Draws, tokenizer: Tokenizer, **trainer: Any) -> None:
         self.draws, self.own_tokenizer = draws, tokenizer
@@ -121,11 +121,14 @@ class SamplingTrainer(RunTrainer):
         """Keeps the samples, and logs what the step has drawn. Raises UserError where all were cut in the first."""
         step, name = self.state.global_step, self.run_name  # type: ignore[attr-defined]
         group = self.draws.group
-        cut = sum(one.finish_reason == "length" for one in drawn.completions)
-        facts = [[reward, len(one.token_ids)] for reward, one in zip(drawn.rewards, drawn.completions, strict=True)]
-        device = self.accelerator.device  # type: ignore[attr-defined]
-        rewards, lengths = self._gathered(torch.tensor(facts, dtype=torch.float64, device=device)).T
-        cut = int(self._gathered(torch.tensor([cut], device=device)).sum())
+        facts = [
+            [reward, len(one.token_ids), one.finish_reason == "length"]
+            for reward, one in zip(drawn.rewards, drawn.completions, strict=True)
+        ]
+        accelerator = self.accelerator  # type: ignore[attr-defined]
+        own_facts = torch.tensor(facts, dtype=torch.float64, device=accelerator.device)
+        rewards, lengths, were_cut = accelerator.gather(own_facts).T
+        cut = int(were_cut.sum())
         groups = rewards.view(-1, group)
         mixed = int((groups.amax(1) != groups.amin(1)).sum())
         self.extras |= {
@@ -147,7 +150,7 @@ class SamplingTrainer(RunTrainer):
         # of several processes' shards one has the counts, which are of all
         own = counts if self.is_world_process_zero() else {}  # type: ignore[attr-defined]
         before = step // self.draws.iterations * self.rows_a_step()
-        first = before + self.accelerator.process_index * len(drawn.asked)  # type: ignore[attr-defined]
+        first = before + accelerator.process_index * len(drawn.asked)
         self.samples.add(step, first, drawn, own)
 
     def _warn(self, mixed: int, what: str) -> None:
@@ -158,12 +161,6 @@ class SamplingTrainer(RunTrainer):
                 f"were all equal (in the last one {what}), which gives no gradient",
                 flush=True,
             )
-
-    learns_from_rewards = False
-
-    def _gathered(self, values: Tensor) -> Tensor:
-        found: Tensor = self.accelerator.gather(values)  # type: ignore[attr-defined]
-        return found
 
     def log(self, logs: dict[str, float], *args: Any) -> None:
         """With the tokens so far. TRL's `kl`, the penalty's estimate on the run's own samples, is not that of KTO."""

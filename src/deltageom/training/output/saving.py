@@ -9,9 +9,8 @@ from typing import Any
 from transformers import PreTrainedModel, TrainerCallback
 
 from deltageom.deltas.folder import MODEL_CONFIG, MODEL_WEIGHTS, WEIGHTS, snapshot
-from deltageom.errors import UserError
 from deltageom.files import whole_file
-from deltageom.training import lora
+from deltageom.training import lora, resume
 
 CHECKPOINT_FILES = (MODEL_CONFIG, "generation_config.json", MODEL_WEIGHTS)
 
@@ -30,13 +29,11 @@ class Snapshots(TrainerCallback):
 
     def check(self, resumed: Path | None) -> None:
         """Raises UserError if one that the training before `resumed`, a checkpoint, has kept is gone."""
-        done = int(resumed.name.removeprefix("checkpoint-")) if resumed else 0
-        lost = [snapshot(self.scratch, step) for step in self.steps if step <= done]
-        if gone := [path for path in lost if not path.is_file()]:
-            raise UserError(
-                f"{gone[0]}: is gone, and the training cannot go on from {resumed} without it: to start afresh delete "
-                f"{self.scratch}"
-            )
+
+        def places(done: int) -> list[Path]:
+            return [snapshot(self.scratch, step) for step in self.steps if step <= done]
+
+        resume.check_kept(places, resumed, self.scratch)
 
     def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:  # noqa: ARG002
         if state.global_step in self.steps and self.trainer.is_world_process_zero():
