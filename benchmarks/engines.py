@@ -3,8 +3,8 @@
     python -m benchmarks.engines                                        # CPU, minutes; vLLM where it is installed
     python -m benchmarks.engines --device cuda --size 600m --prompts 512
 
-The job does what `deltageom rollouts` does: prompts through the chat template, a seed a completion, log-probs, shards
-on the disk, text, one parquet file. Bare is what one would write by hand with the same engine, `LLM.generate` or
+The job does what `deltageom rollouts` does: prompts through the chat template, a seed a completion, log-probs (or, with
+`rollouts.log_probs: false`, none), shards on the disk, text, one parquet file. Bare is what one would write by hand with the same engine, `LLM.generate` or
 `model.generate` in batches of like length; samples, temperature and tokens are the same, no seeds, no log-probs,
 nothing written. "Asked the same" is vLLM alone again, with a seed and log-probs for every completion. "LoRA" is the
 package's engine with an adapter beside the weights, as evaluation has it, without the job around it. Each contender
@@ -32,11 +32,12 @@ from benchmarks.tables import markdown, ratio
 WARM_UP = 8
 CONTENDERS = [
     *("transformers, bare", "transformers, job", "transformers, LoRA"),
-    *("vllm, bare", "vllm, asked the same", "vllm, job", "vllm, LoRA"),
+    *("vllm, bare", "vllm, asked the same", "vllm, job", "vllm, job without log-probs", "vllm, LoRA"),
 ]
 RATIOS = [
     ("transformers, job", "transformers, bare"),
     ("vllm, job", "vllm, bare"),
+    ("vllm, job without log-probs", "vllm, bare"),
     ("vllm, job", "vllm, asked the same"),
     ("vllm, bare", "transformers, bare"),
     ("vllm, job", "transformers, job"),
@@ -48,8 +49,8 @@ RATIOS = [
 def measure(name: str, folder: Path, given: argparse.Namespace) -> dict[str, float]:
     engine, kind = name.split(", ")
     started = time.perf_counter()
-    if kind == "job":
-        generate = job(folder, given, engine)
+    if kind.startswith("job"):
+        generate = job(folder, given, engine, log_probs=kind == "job")
     elif kind == "LoRA":
         generate = with_lora(folder, given, engine)
     elif engine == "vllm":
@@ -68,7 +69,7 @@ def measure(name: str, folder: Path, given: argparse.Namespace) -> dict[str, flo
     return found
 
 
-def job(folder: Path, given: argparse.Namespace, engine: str) -> Callable[[int], int]:
+def job(folder: Path, given: argparse.Namespace, engine: str, log_probs: bool) -> Callable[[int], int]:
     """The job itself; its engine, loaded once, is kept for the second call, which is the one that is timed."""
     import pyarrow.compute as pc
     import pyarrow.parquet as pq
@@ -82,7 +83,8 @@ def job(folder: Path, given: argparse.Namespace, engine: str) -> Callable[[int],
     settings = RolloutSettings.model_validate(
         {
             "rollouts": CONFIG["rollouts"]
-            | {"engine": engine, "samples": given.samples, "max_tokens": given.tokens, "batch_size": given.batch_size},
+            | {"engine": engine, "samples": given.samples, "max_tokens": given.tokens, "batch_size": given.batch_size}
+            | {"log_probs": log_probs},
             "prompt": {"template": "{question}", "system": None},
             "base": _base(given),
             "device": given.device,

@@ -88,7 +88,7 @@ def test_a_row_is_what_was_sampled_and_graded(
     setup = engine.Setup(str(tiny_model), base_settings, "cpu", None, 4, 512, VLLM)
     prompts = [prompt_ids(tokenizer, prompt, problem.question) for problem in PROBLEMS]
     asked = requests(PROBLEMS, prompts, 3, 1)
-    made = complete(engine.load_engine("transformers", setup), asked, engine.sampling_of(wanted()))
+    made = complete(engine.load_engine("transformers", setup), asked, engine.sampling_of(wanted(), log_probs=True))
     for row, request, completion in zip(table[:-1], asked, made, strict=True):
         assert row["prompt_token_ids"] == list(request.prompt)
         assert row["token_ids"] == list(completion.token_ids)

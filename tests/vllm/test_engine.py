@@ -78,9 +78,29 @@ def test_greedy_tokens_and_log_probs_are_those_of_transformers(
     same_log_probs(one, other)
 
 
-@pytest.mark.parametrize(
+POLICIES = pytest.mark.parametrize(
     ("temperature", "top_p", "top_k"), [(1.0, 1.0, 0), (0.6, 1.0, 0), (1.0, 0.5, 0), (0.8, 1.0, 7)]
 )
+
+
+@POLICIES
+def test_both_engines_draw_the_same_tokens(
+    both: tuple[Engine, Engine], wanted: list[Request], temperature: float, top_p: float, top_k: int
+) -> None:
+    policy = Sampling(temperature, top_p, top_k, 24)
+    one, other = (complete(engine, wanted, policy) for engine in both)
+    assert [c.token_ids for c in one] == [c.token_ids for c in other]
+    assert len({tuple(c.token_ids) for c in one}) > len(PROBLEMS)
+    same_log_probs(one, other)
+
+
+def test_without_log_probs_the_tokens_are_the_same(of_base: Engine, wanted: list[Request]) -> None:
+    one, other = (complete(of_base, wanted, Sampling(1.0, 1.0, 0, 8, log_probs=asked)) for asked in (True, False))
+    assert [c.token_ids for c in one] == [c.token_ids for c in other]
+    assert {c.token_log_probs for c in other} == {None}
+
+
+@POLICIES
 def test_sampled_log_probs_are_the_policys_own(
     both: tuple[Engine, Engine],
     wanted: list[Request],

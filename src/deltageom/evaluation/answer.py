@@ -60,7 +60,7 @@ def evaluate(
         lora=True,
     )
     asked = {
-        name: (generate.requests(problems, prompts[name], of.samples, of.seed), sampling_of(of))
+        name: (generate.requests(problems, prompts[name], of.samples, of.seed), sampling_of(of, wanted.log_probs))
         for (name, problems), of in zip(
             benchmarks.items(), map(settings.decodings.__getitem__, benchmarks), strict=True
         )
@@ -137,5 +137,5 @@ def _record(problem: Problem, sample: int, prompt: str, text: str, completion: C
         "gold": problem.answer,
         "finish_reason": completion.finish_reason,
         "length": len(completion.token_ids),
-        "log_prob": sum(completion.token_log_probs),
+        "log_prob": completion.log_prob,
     }

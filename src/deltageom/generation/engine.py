@@ -15,17 +15,21 @@ from deltageom.study.schema import Base, Decoding, Device
 
 @dataclass(frozen=True)
 class Sampling:
-    """A decoding policy. Temperature 0 is greedy; top_p 1 and top_k 0 are off."""
+    """A decoding policy, and whether its log-probs are asked for. Temperature 0 is greedy; top_p 1, top_k 0 are off."""
 
     temperature: float
     top_p: float
     top_k: int
     max_tokens: int
+    log_probs: bool = True
 
 
 @dataclass(frozen=True)
 class Request:
-    """One completion asked for: the prompt's token ids, and the seed of this completion's own random numbers."""
+    """One completion asked for: the prompt's token ids, and the seed of this completion's own random numbers.
+
+    The seed has at most 63 bits.
+    """
 
     prompt: Sequence[int]
     seed: int
@@ -33,11 +37,18 @@ class Request:
 
 @dataclass(frozen=True)
 class Completion:
-    """Token ids (T,), the closing end-of-sequence included if it finished, and the policy's log-prob of each (T,)."""
+    """Token ids (T,), the closing end-of-sequence included if it finished, and the policy's log-prob of each (T,).
+
+    No log-probs where none were asked for.
+    """
 
     token_ids: Sequence[int]
-    token_log_probs: Sequence[float]
+    token_log_probs: Sequence[float] | None
     finish_reason: Literal["stop", "length"]
+
+    @property
+    def log_prob(self) -> float | None:
+        return None if self.token_log_probs is None else float(sum(self.token_log_probs))
 
 
 class Engine(Protocol):
@@ -77,8 +88,8 @@ class Setup:
     batch_tokens: int | None = None
 
 
-def sampling_of(decoding: Decoding) -> Sampling:
-    return Sampling(decoding.temperature, decoding.top_p, decoding.top_k, decoding.max_tokens)
+def sampling_of(decoding: Decoding, log_probs: bool) -> Sampling:
+    return Sampling(decoding.temperature, decoding.top_p, decoding.top_k, decoding.max_tokens, log_probs)
 
 
 def sequences_at_once(

@@ -169,6 +169,6 @@ def _by_length(wanted: Sequence[Request]) -> list[int]:
 
 
 def seed_of(seed: int, problem: str, sample: int) -> int:
-    """63 bits, which both numpy and vLLM take."""
+    """63 bits, as vLLM takes them."""
     digest = hashlib.sha256(json.dumps([seed, problem, sample]).encode()).digest()
     return int.from_bytes(digest[:8], "big") >> 1

@@ -141,5 +141,7 @@ def versions() -> Iterator[tuple[str, str]]:
 
 def compact(completion: Completion) -> Completion:
     """With float32's digits, as shards keep them, and a tenth of the memory that lists of objects take."""
-    ids, scores = array("i", completion.token_ids), array("f", completion.token_log_probs)
-    return Completion(ids, scores, completion.finish_reason)
+    scores = completion.token_log_probs
+    return Completion(
+        array("i", completion.token_ids), None if scores is None else array("f", scores), completion.finish_reason
+    )

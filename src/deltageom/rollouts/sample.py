@@ -37,7 +37,7 @@ def sample(
     setup = job.setup(
         generator, model, settings.device, None, wanted.batch_size, length, settings.vllm, settings.transformers
     )
-    asked = [(requests(problems, prompts, wanted.samples, wanted.seed), sampling_of(wanted))]
+    asked = [(requests(problems, prompts, wanted.samples, wanted.seed), sampling_of(wanted, wanted.log_probs))]
     parts.check(job.parts, len(problems), "rollouts")
     if job.part:
         return {"rollouts": generate_part(wanted.engine, setup, asked, job)}
@@ -56,7 +56,7 @@ def sample(
         "text": texts,
         "prompt_token_ids": [prompt for prompt in of_base for _ in range(wanted.samples)],
         "token_ids": tokens,
-        "log_prob": [sum(one.token_log_probs) for one in made],
+        "log_prob": [one.log_prob for one in made],
         "token_log_probs": [one.token_log_probs if same else None for one in made],
         "finish_reason": [one.finish_reason for one in made],
     }

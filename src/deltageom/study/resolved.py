@@ -201,6 +201,9 @@ class Study(Section):
                     f"run {name!r}: {run.method} compares rollouts of one problem, but rollouts.samples is 1: "
                     "draw two or more"
                 )
+            own = self.rollouts.file is None and run.training.rollouts_of is None
+            if "behaviour" in method.needs and own and not self.rollouts.log_probs:
+                raise ValueError(f"run {name!r}: {run.method} reads rollouts.log_probs, which is false: set it to true")
 
     def _batches_split_evenly(self) -> None:
         for name, run in self.runs.items():

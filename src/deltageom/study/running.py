@@ -46,6 +46,7 @@ class Evaluation(Section):
     engine: Engine
     batch_size: Count
     jobs: Jobs = 1
+    log_probs: bool = False
 
 
 class Transformers(Section):

@@ -150,6 +150,7 @@ class Rollouts(Decoding):
     engine: Engine
     batch_size: Count
     jobs: Jobs = 1
+    log_probs: bool = True
 
 
 class Benchmark(Dataset, Decoding):

@@ -70,7 +70,7 @@ def write(settings: ReferenceSettings, base: str, rollouts: Path, problems: list
         limits = wanted.batch_size, settings.transformers.batch_tokens
         engine = TransformersEngine(model, tokenizer.pad_token_id, ends, *limits)
         asked = requests(chosen, prompts, 1, wanted.seed)
-        made = complete(engine, asked, Sampling(1.0, 1.0, 0, wanted.max_tokens))
+        made = complete(engine, asked, Sampling(1.0, 1.0, 0, wanted.max_tokens, log_probs=False))
         completions = [list(one.token_ids) for one in made]
     scores = scoring.token_log_probs(model, prompts, completions, wanted.batch_size)
     held_out = {

@@ -271,7 +271,7 @@ def _check_needs(table: pd.DataFrame, method: OfflineMethod, settings: TrainSett
         if (missing := table["token_log_probs"].isna()).any():
             raise UserError(
                 f"{run} needs the sampling policy's log-prob of every token, which {missing.sum()} rows lack: "
-                "use a generator that shares the base's tokenizer"
+                "set rollouts.log_probs: true, and use a generator that shares the base's tokenizer"
             )
         lengths = table["token_log_probs"].map(len)
         if (lengths != table["token_ids"].map(len)).any():

@@ -2,12 +2,12 @@
 
 from collections.abc import Iterator, Sequence
 
-import numpy as np
 import torch
 from transformers import GenerationConfig, LogitsProcessor, LogitsProcessorList
 from transformers.generation.logits_process import TemperatureLogitsWarper, TopKLogitsWarper, TopPLogitsWarper
 
 from deltageom.generation.engine import Completion, Request, Sampling, Setup, sequences_at_once
+from deltageom.generation.noise import gumbel
 from deltageom.hardware import memory
 from deltageom.models.load import Model, autocast, load_run, load_tokenizer
 from deltageom.models.prompts import end_tokens
@@ -64,7 +64,7 @@ class TransformersEngine:
         width = max(map(len, prompts))
         ids = torch.tensor([[self.pad] * (width - len(p)) + p for p in prompts])
         mask = torch.tensor([[0] * (width - len(p)) + [1] * len(p) for p in prompts])
-        chooser = _Chooser(_uniforms(requests, sampling, self.model.device))
+        chooser = _Chooser(requests, sampling)
         with autocast(self.model):
             sequences = self.model.generate(
                 input_ids=ids.to(self.model.device),
@@ -72,11 +72,9 @@ class TransformersEngine:
                 generation_config=self._config(sampling),
                 logits_processor=LogitsProcessorList([*_warpers(sampling), chooser]),
             )
-        log_probs = torch.cat(chooser.log_probs, dim=1).cpu()
-        return [
-            self._completion(tokens, scores)
-            for tokens, scores in zip(sequences[:, width:].tolist(), log_probs.tolist(), strict=True)
-        ]
+        made = sequences[:, width:].tolist()
+        scores = torch.cat(chooser.log_probs, dim=1).tolist() if sampling.log_probs else [None] * len(made)
+        return [self._completion(*of_row) for of_row in zip(made, scores, strict=True)]
 
     def _config(self, sampling: Sampling) -> GenerationConfig:
         """Everything that a model's own generation_config may set is set here: the study's policy, nothing else."""
@@ -92,18 +90,10 @@ class TransformersEngine:
             pad_token_id=self.pad,
         )
 
-    def _completion(self, tokens: list[int], scores: list[float]) -> Completion:
+    def _completion(self, tokens: list[int], scores: list[float] | None) -> Completion:
         end = next((i for i, token in enumerate(tokens) if token in self.ends), None)
         length = len(tokens) if end is None else end + 1
-        return Completion(tokens[:length], scores[:length], "length" if end is None else "stop")
-
-
-def _uniforms(requests: Sequence[Request], sampling: Sampling, device: torch.device) -> torch.Tensor | None:
-    """(requests, max_tokens) in [0, 1), a row by its request's seed alone; None for greedy."""
-    if sampling.temperature == 0:
-        return None
-    rows = [np.random.default_rng(request.seed).random(sampling.max_tokens) for request in requests]
-    return torch.from_numpy(np.stack(rows)).to(device)
+        return Completion(tokens[:length], scores and scores[:length], "length" if end is None else "stop")
 
 
 def _warpers(sampling: Sampling) -> list[LogitsProcessor]:
@@ -121,23 +111,30 @@ def _warpers(sampling: Sampling) -> list[LogitsProcessor]:
 
 
 class _Chooser(LogitsProcessor):
-    """Chooses each row's next token, and keeps its log-prob; all other tokens' scores become -inf.
+    """Chooses each row's next token, keeps its log-prob if that is asked for, and sets all other tokens' scores to -inf.
 
-    A draw inverts the cumulative distribution at the row's own next uniform number: transformers draws a whole batch
-    from one generator, so that a completion would depend on which requests stand beside it.
+    transformers draws a whole batch from one generator, so that a completion would depend on which requests stand
+    beside it. Here a draw is a function of the request's own seed.
     """
 
-    def __init__(self, uniforms: torch.Tensor | None) -> None:
-        self.uniforms = uniforms
+    def __init__(self, requests: Sequence[Request], sampling: Sampling) -> None:
+        self.seeds = [request.seed for request in requests]
+        self.lasts = [len(request.prompt) - 1 for request in requests]
+        self.sampling = sampling
         self.log_probs: list[torch.Tensor] = []
+        self.drawn = 0
 
     def __call__(self, _input_ids: torch.Tensor, scores: torch.Tensor) -> torch.Tensor:
-        log_probs = scores.float().log_softmax(-1)
-        token = log_probs.argmax(-1, keepdim=True) if self.uniforms is None else self._draw(log_probs, self.uniforms)
-        self.log_probs.append(log_probs.gather(1, token))
+        scores = scores.float()
+        token = self._draw(scores).argmax(-1, keepdim=True)
+        if self.sampling.log_probs:
+            self.log_probs.append(scores.log_softmax(-1).gather(1, token))
+        self.drawn += 1
         return torch.full_like(scores, -torch.inf).scatter_(1, token, 0.0)
 
-    def _draw(self, log_probs: torch.Tensor, uniforms: torch.Tensor) -> torch.Tensor:
-        sums = log_probs.double().exp().cumsum(-1)
-        # times the last sum, which is not quite 1: so the first sum above is never past the end, nor of probability 0
-        return torch.searchsorted(sums, uniforms[:, len(self.log_probs), None] * sums[:, -1:], right=True)
+    def _draw(self, scores: torch.Tensor) -> torch.Tensor:
+        """The scores whose largest is the token: those with noise, unless the policy is greedy."""
+        if self.sampling.temperature == 0:
+            return scores
+        last = torch.tensor(self.lasts, device=scores.device) + self.drawn
+        return scores + gumbel(self.seeds, last, scores.shape[-1])

@@ -12,6 +12,7 @@ from typing import Any, get_args
 
 from deltageom.deltas.folder import CONFIG, is_checkpoint
 from deltageom.errors import UserError
+from deltageom.generation import seeded_sampler
 from deltageom.generation.engine import Completion, Request, Sampling, Setup
 from deltageom.jobs import provenance
 from deltageom.models.load import load_generation_config, load_tokenizer
@@ -55,6 +56,7 @@ def load(setup: Setup) -> "VllmEngine":
             # on a CPU vLLM 0.31 cannot take back the draw of a request whose prompt it has read in part
             **({"enable_chunked_prefill": False} if setup.device == "cpu" else {}),
         )
+        llm.llm_engine.collective_rpc(seeded_sampler.install)
         ends = end_tokens(tokenizer, load_generation_config(setup.model, setup.base))
         engine = VllmEngine(llm, ends, adapter, setup.batch_size)
         if setup.device == "cuda" and (setup.tensor_parallel > 1 or not provenance.own_gpus()):
@@ -106,7 +108,8 @@ class VllmEngine:
             max_tokens=sampling.max_tokens,
             seed=None if greedy else request.seed,
             stop_token_ids=self.ends,
-            logprobs=0,  # of the chosen token alone
+            logprobs=0 if sampling.log_probs else None,  # 0: of the chosen token alone
+            flat_logprobs=True,  # one list, not an object per token
             detokenize=False,
             output_kind=RequestOutputKind.FINAL_ONLY,
         )
@@ -116,7 +119,7 @@ class VllmEngine:
 
 def _completion(output: Any) -> Completion:
     ids = list(output.token_ids)
-    scores = [float(at[token].logprob) for at, token in zip(output.logprobs, ids, strict=True)]
+    scores = None if output.logprobs is None else output.logprobs.logprobs
     return Completion(ids, scores, "stop" if output.finish_reason == "stop" else "length")
 
 

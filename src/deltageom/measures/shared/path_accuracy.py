@@ -34,7 +34,7 @@ def correct_along_paths(
     prompts = [prompt_ids(tokenizer, settings.prompt, problem.question, settings.thinking) for problem in problems]
     longest(prompts, settings.max_tokens, context_length(base, settings.base), "measures.held_out_paths.accuracy")
     asked = requests(problems, prompts, 1, seed=0)
-    greedy = Sampling(temperature=0.0, top_p=1.0, top_k=0, max_tokens=settings.max_tokens)
+    greedy = Sampling(temperature=0.0, top_p=1.0, top_k=0, max_tokens=settings.max_tokens, log_probs=False)
     limits = wanted.batch_size, settings.transformers.batch_tokens
     deltas = WeightedDeltas(base, settings.base, settings.device)
     deltas.add("a", a)

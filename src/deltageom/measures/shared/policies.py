@@ -65,7 +65,7 @@ def distances(settings: BehaviourSettings, base: str, folder: Path, problems: li
             ends = end_tokens(tokenizer, model.generation_config)
             limits = wanted.batch_size, settings.transformers.batch_tokens
             engine = TransformersEngine(model, tokenizer.pad_token_id, ends, *limits)
-            samples = complete(engine, asked, Sampling(1.0, 1.0, 0, wanted.max_tokens))
+            samples = complete(engine, asked, Sampling(1.0, 1.0, 0, wanted.max_tokens, log_probs=False))
         measured = compare(sides, side, prompts, samples, wanted.batch_size)
         rows += [
             {"side": side, "problem_id": problem.id, **row} for problem, row in zip(problems, measured, strict=True)

@@ -191,7 +191,7 @@ class GroupTrainer(SamplingTrainer, GRPOTrainer):  # type: ignore[misc]
     def _generate_single_turn(self, prompt_ids: list[list[int]], *rest: Any) -> tuple[list[list[int]], Any]:
         """The log-probs are vLLM's, whose arithmetic is another than the loss's: TRL corrects for the difference."""
         made = self._made(prompt_ids, *rest)
-        log_probs = [list(one.token_log_probs) for one in made] if self.use_vllm else None
+        log_probs = [list(one.token_log_probs or ()) for one in made] if self.use_vllm else None
         return [list(one.token_ids) for one in made], log_probs
 
     def _get_per_token_logps_and_entropies(self, *args: Any, **named: Any) -> Any:
