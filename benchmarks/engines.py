@@ -3,14 +3,15 @@
     python -m benchmarks.engines                                        # CPU, minutes; vLLM where it is installed
     python -m benchmarks.engines --device cuda --size 600m --prompts 512
 
-The job does what `deltageom rollouts` does: prompts through the chat template, a seed a completion, log-probs (or, with
-`rollouts.log_probs: false`, none), shards on the disk, text, one parquet file. Bare is what one would write by hand with the same engine, `LLM.generate` or
-`model.generate` in batches of like length; samples, temperature and tokens are the same, no seeds, no log-probs,
-nothing written. "Asked the same" is vLLM alone again, with a seed and log-probs for every completion. "LoRA" is the
-package's engine with an adapter beside the weights, as evaluation has it, without the job around it. Each contender
-runs in a process of its own, in rounds of all of them; the clock starts when the engine is loaded and has answered
-eight prompts. A ratio is taken within a round, and given as median and range over the rounds. Weights are random, so
-that nearly every completion has the most tokens allowed; those made are counted.
+The job does what `deltageom rollouts` does: prompts through the chat template, a seed a completion, log-probs (or,
+with `rollouts.log_probs: false`, none), shards on the disk, text, one parquet file. Bare is what one would write by
+hand with the same engine, `LLM.generate` or `model.generate` in batches of like length; samples, temperature and
+tokens are the same, no seeds, no log-probs, nothing written. "Asked the same" is vLLM alone again, with a seed and
+log-probs for every completion. "LoRA" is the package's engine with an adapter beside the weights, as evaluation has
+it, without the job around it. Each contender runs in a process of its own, in rounds of all of them; the clock starts
+when the engine is loaded and has answered eight prompts. A ratio is taken within a round, and given as median and
+range over the rounds. Weights are random, so that nearly every completion has the most tokens allowed; those made are
+counted.
 """
 
 import argparse

@@ -111,7 +111,7 @@ def _warpers(sampling: Sampling) -> list[LogitsProcessor]:
 
 
 class _Chooser(LogitsProcessor):
-    """Chooses each row's next token, keeps its log-prob if that is asked for, and sets all other tokens' scores to -inf.
+    """Chooses each row's next token, keeps its log-prob if asked to, and sets all other tokens' scores to -inf.
 
     transformers draws a whole batch from one generator, so that a completion would depend on which requests stand
     beside it. Here a draw is a function of the request's own seed.
