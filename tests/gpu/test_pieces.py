@@ -1,6 +1,7 @@
 """The pieces of the benchmark whose answers are known beforehand."""
 
 import argparse
+import importlib.util
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +12,8 @@ from benchmarks import contender, rows, shapes, tables
 from benchmarks.gpu import page, parity, record, train
 from benchmarks.gpu.__main__ import environment, measure
 from benchmarks.gpu.record import Record
-from tests.gpu.conftest import benchmark
+from deltageom.generation.noise import gumbel
+from tests.gpu.conftest import ON_GPU, benchmark
 
 
 def test_flops_are_those_of_the_products_with_every_weight() -> None:
@@ -177,3 +179,14 @@ def test_a_loss_of_opposite_parts_is_as_large_as_both() -> None:
 def test_nothing_is_compared_with_a_reference_that_failed(tiny: argparse.Namespace, tmp_path: Path) -> None:
     line = parity._measure("sft", parity.Variant("cpu", "bfloat16"), tmp_path, tiny, {})
     assert line == {"reason": "skipped: the run on the CPU has failed"}
+
+
+@pytest.mark.skipif(not ON_GPU or importlib.util.find_spec("vllm") is None, reason="needs a GPU and vLLM")
+def test_vllms_sampler_draws_what_the_noise_of_transformers_draws() -> None:
+    from vllm.v1.worker.gpu.sample.gumbel import gumbel_sample
+
+    logits = 2 * torch.randn(64, 20_000, generator=torch.Generator().manual_seed(0)).cuda()
+    seeds, positions = torch.arange(64).cuda() * 2**57 + 11, torch.arange(64).cuda() * 97
+    rows, temperature = torch.arange(64, dtype=torch.int32).cuda(), torch.ones(64).cuda()
+    drawn = gumbel_sample(logits, rows, temperature, seeds, positions, apply_temperature=False, is_drafting=False)
+    assert torch.equal(drawn, (logits + gumbel(seeds.tolist(), positions, 20_000)).argmax(-1))

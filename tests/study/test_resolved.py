@@ -79,6 +79,10 @@ ONLY_SFT = (
     ("text", "says"),
     [
         ("rollouts: {samples: 1}", ["run 'offline_grpo': offline_grpo compares", "rollouts.samples is 1"]),
+        (
+            "rollouts: {log_probs: false}\nruns: {clipped: {method: offline_grpo_clipped}}",
+            ["run 'clipped': offline_grpo_clipped reads rollouts.log_probs, which is false: set it to true"],
+        ),
         (ONLY_SFT + ", pairs: {method: dpo}}\nrollouts: {samples: 1}", ["run 'pairs': dpo compares", "samples is 1"]),
         (
             "execution: {processes: 2}",
