@@ -78,4 +78,5 @@ def test_the_largest_noise_is_as_large_as_rare_tokens_need() -> None:
     """u = 2^-33 is the smallest: a token of probability 1e-9 can be drawn."""
     assert float(noise._gumbel(torch.tensor([0], dtype=torch.int32))) == pytest.approx(33 * log(2), rel=1e-6)
     least = noise._gumbel(torch.tensor([-1], dtype=torch.int32))
-    assert torch.isfinite(least).all() and float(least) < -2.5
+    assert torch.isfinite(least).all()
+    assert float(least) < -2.5
