@@ -2,7 +2,7 @@
 
     .venv-vllm/bin/python benchmarks/verdicts.py results/toy --engine vllm
 
-Greedy benchmarks alone: sampled answers of two engines are draws from one policy, not the same draws. Each model is
+Greedy and sampled answers alike, since both engines draw the same tokens from the same log-probs. Each model is
 answered by `deltageom evaluate`, as the workflow does, from the settings in its provenance, and graded by the strict
 grader. A differing answer is shown from the first character that differs.
 """
@@ -20,11 +20,10 @@ from deltageom.grading import strict
 
 
 def answered(results: Path, model: str, engine: str, folder: Path) -> list[str]:
-    """Writes `folder`/<model>/<benchmark>.jsonl of the greedy benchmarks, and returns their names."""
+    """Writes `folder`/<model>/<benchmark>.jsonl and returns the benchmarks' names."""
     settings = json.loads((results / "provenance" / "evaluate" / f"{model}.json").read_text())["settings"]
     settings["evaluation"]["engine"] = engine
     settings["vllm"]["eager"] = True
-    settings["decodings"] = {name: one for name, one in settings["decodings"].items() if one["temperature"] == 0}
     command = [sys.executable, "-m", "deltageom", "evaluate", "--settings", json.dumps(settings)]
     command += ["--base", str(results / "base"), "--output", folder / model, "--scratch", folder / "scratch"]
     if model != "base":
@@ -50,7 +49,6 @@ def main() -> None:
     given = parser.parse_args()
     models = sorted(path.stem for path in (given.results / "provenance" / "evaluate").glob("*.json"))
     items, other_text, other_verdict = 0, 0, 0
-    worst = 0.0
     with tempfile.TemporaryDirectory() as name:
         for model in models:
             for benchmark in answered(given.results, model, given.engine, Path(name)):
@@ -60,7 +58,6 @@ def main() -> None:
                     assert one["prompt"] == other["prompt"]
                     items += 1
                     if one["response"] == other["response"]:
-                        worst = max(worst, abs(one["log_prob"] - other["log_prob"]))
                         continue
                     other_text += 1
                     verdict = strict.grade(other["response"], other["gold"]).correct
@@ -70,8 +67,8 @@ def main() -> None:
                         f"{model}, {benchmark}, {one['problem_id']}: {say}: {shown(one['response'], other['response'])}"
                     )
     print(
-        f"{len(models)} models, {items} greedy items, {given.engine} against the study's engine: {other_text} other "
-        f"answers, {other_verdict} other verdicts; log-probs of equal answers, summed, within {worst:.1e}"
+        f"{len(models)} models, {items} answers, {given.engine} against the study's engine: {other_text} other "
+        f"texts, {other_verdict} other verdicts"
     )
 
 
