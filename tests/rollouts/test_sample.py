@@ -99,6 +99,18 @@ def test_a_row_is_what_was_sampled_and_graded(
         assert (row["extracted"], row["reward"]) == (grade.extracted, float(grade.correct))
 
 
+def test_rollouts_without_log_probs_are_the_same_completions(
+    folder: Path, tiny_model: Path, base_settings: Base, prompt: Prompt, tmp_path: Path
+) -> None:
+    job, model = Job(tmp_path / "scratch"), str(tiny_model)
+    sample.sample(told(base_settings, prompt, log_probs=False), model, model, PROBLEMS, tmp_path / "c.parquet", job)
+    kept, left_out = (pq.read_table(path) for path in (folder / "completions.parquet", tmp_path / "c.parquet"))
+    scores = ["log_prob", "token_log_probs"]
+    assert kept.drop_columns(scores) == left_out.drop_columns(scores)
+    assert [kept[name].null_count for name in scores] == [0, 0]
+    assert [left_out[name].null_count for name in scores] == [6, 6]
+
+
 def test_reference_is_the_solution_closed_and_graded(
     table: list[dict[str, Any]], tiny_model: Path, base_settings: Base
 ) -> None:
@@ -166,6 +178,12 @@ def test_a_benchmark_is_answered_by_its_own_decoding(
     assert [(r["problem_id"], r["sample"]) for r in sampled] == [("a", 0), ("a", 1), ("a", 2)]
     assert len({r["response"] for r in sampled}) > 1
     assert max(r["length"] for r in sampled) == 5
+    assert {r["log_prob"] for r in (*records, *sampled)} == {None}
+    scored = settings.model_copy(update={"evaluation": Evaluation(engine="transformers", batch_size=2, log_probs=True)})
+    assert evaluation.evaluate(scored, str(tiny_model), None, benchmarks, tmp_path, job) == ([], ["x", "y"])
+    with_log_probs = read_jsonl(tmp_path / "y.jsonl")
+    assert max(r.pop("log_prob") for r in with_log_probs) < 0
+    assert with_log_probs == [{key: value for key, value in r.items() if key != "log_prob"} for r in sampled]
 
 
 def test_a_new_benchmark_is_answered_alone(
