@@ -1,7 +1,8 @@
 """`deltageom compare` whole, against dense singular value decompositions and against the floor of the machine.
 
     python benchmarks/geometry.py                # six adapters in Qwen3-4B's shapes, rank 32, 36 layers; minutes
-    python benchmarks/geometry.py --adapters 28 --rounds 1
+    python benchmarks/geometry.py --adapters 28 --mlp --rounds 3    # 252 modules, 7 GB of temporary files
+    python benchmarks/geometry.py --adapters 100 --layers 2 --rounds 1
     python benchmarks/geometry.py --workflow     # the rule `geometry` through Snakemake, then again with one run more
 
 The dense way is what a user's own script does: dW = scale * B @ A and torch.linalg.svd of it (float32, all cores), on
@@ -33,6 +34,7 @@ subprocess.run(sys.argv[1:], stdout=subprocess.DEVNULL, check=True)
 print(time.perf_counter() - start, resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss)
 """
 SHAPES = {"q_proj": (4096, 2560), "k_proj": (1024, 2560), "v_proj": (1024, 2560), "o_proj": (2560, 4096)}
+MLP = {"gate_proj": (9728, 2560), "up_proj": (9728, 2560), "down_proj": (2560, 9728)}
 
 
 @dataclass(frozen=True)
@@ -43,8 +45,8 @@ class Modules:
     shapes: dict[str, tuple[int, int]]
 
 
-QWEN3_4B = Modules(36, SHAPES)
-TINY = Modules(2, {name: (outputs // 8, inputs // 8) for name, (outputs, inputs) in SHAPES.items()})
+def parent(layer: int, name: str) -> str:
+    return f"base_model.model.model.layers.{layer}.{'mlp' if name in MLP else 'self_attn'}"
 
 
 def make(folder: Path, adapters: int, modules: Modules, dtype: str) -> list[Path]:
@@ -61,7 +63,7 @@ def make(folder: Path, adapters: int, modules: Modules, dtype: str) -> list[Path
                 own = torch.Generator().manual_seed(1000 * adapter + 10 * layer + d_out % 7)
                 a = torch.rand(RANK, d_in, generator=shared) * 2 - 1
                 a += 0.01 * torch.randn(RANK, d_in, generator=own)
-                key = f"base_model.model.model.layers.{layer}.self_attn.{name}.lora"
+                key = f"{parent(layer, name)}.{name}.lora"
                 tensors[f"{key}_A.weight"] = (a / d_in**0.5).to(kind)
                 tensors[f"{key}_B.weight"] = (torch.randn(d_out, RANK, generator=own) * 1e-3).to(kind)
         paths.append(folder / f"run{adapter:02d}")
@@ -95,7 +97,7 @@ def dense(path: Path, adapters: int, modules: Modules) -> float:
     total = 0.0
     with safe_open(path / "adapter_model.safetensors", "pt") as file:
         for name in modules.shapes:
-            key = f"base_model.model.model.layers.0.self_attn.{name}.lora"
+            key = f"{parent(0, name)}.{name}.lora"
             a, b = (file.get_tensor(f"{key}_{factor}.weight").float() for factor in "AB")
             total += seconds(lambda a=a, b=b: torch.linalg.svd(2 * (b @ a), full_matrices=False))
     return total * modules.layers * adapters
@@ -182,12 +184,16 @@ def workflow(adapters: int, modules: Modules, dtype: str) -> None:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--adapters", type=int, default=6)
+    parser.add_argument("--layers", type=int, default=36)
+    parser.add_argument("--mlp", action="store_true", help="the modules of the MLP too: seven to a layer, not four")
     parser.add_argument("--tiny", action="store_true", help="2 layers, an eighth as wide: to try it")
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--dtype", choices=("float32", "bfloat16", "float16"), default="float32")
     parser.add_argument("--workflow", action="store_true")
     arguments = parser.parse_args()
-    n, modules = arguments.adapters, TINY if arguments.tiny else QWEN3_4B
+    n, modules = arguments.adapters, Modules(arguments.layers, SHAPES | (MLP if arguments.mlp else {}))
+    if arguments.tiny:
+        modules = Modules(2, {name: (outputs // 8, inputs // 8) for name, (outputs, inputs) in modules.shapes.items()})
     if arguments.workflow:
         workflow(n, modules, arguments.dtype)
         return

@@ -13,7 +13,7 @@ import deltageom.api
 from tests.comparison.comparing import Compare
 from tests.conftest import ROOT
 
-HEAVY = ("torch", "transformers", "peft", "trl", "datasets", "snakemake", "pydantic", "yaml", "pyarrow", "seaborn")
+HEAVY = ("torch", "transformers", "peft", "trl", "datasets", "snakemake", "pydantic", "yaml", "seaborn")
 
 
 def test_compare_gives_what_the_command_writes(

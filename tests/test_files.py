@@ -1,12 +1,14 @@
 """Files appear whole or not at all."""
 
+import csv
 import json
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from deltageom.errors import UserError
-from deltageom.files import read_jsonl, whole_file, write_csv, write_json, write_jsonl
+from deltageom.files import read_jsonl, whole_file, write_columns, write_csv, write_json, write_jsonl
 from deltageom.problems.problem import read_problems
 
 
@@ -55,6 +57,18 @@ def test_csv_keeps_every_digit(tmp_path: Path) -> None:
     write_csv(tmp_path / "a.csv", [{"x": 0.1 + 0.2, "y": "a,b"}])
     assert (tmp_path / "a.csv").read_text() == 'x,y\n0.30000000000000004,"a,b"\n'
     assert json.loads("0.30000000000000004") == 0.1 + 0.2
+
+
+def test_columns_in_pieces_are_one_csv_that_reads_back(tmp_path: Path) -> None:
+    floats = np.array([0.1 + 0.2, np.nan, -1e-300, 5.0, 1 / 3])
+    whole = {"x,y": ['a,"b"', None, "", "line\nbreak", "ünï"], "count": np.array([1, np.nan, 3, 2**40, 0]), "f": floats}
+    pieces = [{key: values[part] for key, values in whole.items()} for part in (slice(0, 2), slice(2, 5))]
+    write_columns(tmp_path / "a.csv", pieces, counts=["count"])
+    with (tmp_path / "a.csv").open(newline="") as file:
+        rows = list(csv.DictReader(file))
+    assert [row["x,y"] for row in rows] == [text or "" for text in whole["x,y"]]
+    assert [row["count"] for row in rows] == ["1", "", "3", str(2**40), "0"]
+    np.testing.assert_array_equal([float(row["f"] or "nan") for row in rows], floats)
 
 
 def test_a_file_of_something_else_is_no_list_of_problems(tmp_path: Path) -> None:

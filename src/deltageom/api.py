@@ -57,7 +57,7 @@ def compare(
     else:
         named = sources.named([str(run) for run in runs])
     opened = sources.open_all(named, str(base) if base else None, intersect, any_base)
-    found = records.records(opened, sorted(set(top_k)), None, processes, draws)
+    found = records.measure(opened, sorted(set(top_k)), None, processes, draws)
     return pd.DataFrame(records.table(opened, found, level, records.seed_pairs(list(opened.deltas), seeds)))
 
 

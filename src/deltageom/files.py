@@ -5,7 +5,7 @@ import json
 import os
 import re
 import tempfile
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -57,12 +57,25 @@ def write_csv(path: Path, rows: list[dict[str, Any]]) -> None:
         writer.writerows(rows)
 
 
-def write_columns(path: Path, columns: Mapping[str, Sequence[Any]]) -> None:
-    """A csv of columns of equal length, floats to full precision, None left empty."""
-    with whole_file(path) as aside, aside.open("w", encoding="utf-8", newline="") as file:
-        writer = csv.writer(file, lineterminator="\n")
-        writer.writerow(columns)
-        writer.writerows(zip(*columns.values(), strict=True))
+def write_columns(path: Path, pieces: Iterable[Mapping[str, Any]], counts: Collection[str] = ()) -> None:
+    """A csv of tables one below the other, which have the same columns: lists of text or arrays of floats.
+
+    Floats are written so that they are read back as they are, those of the columns `counts` as whole numbers; None and
+    NaN are left empty.
+    """
+    import numpy as np
+    import pyarrow as pa
+    from pyarrow import csv
+
+    def column(name: str, values: Any) -> pa.Array:
+        if name in counts:
+            return pa.array(np.nan_to_num(values).astype(np.int64), mask=np.isnan(values))
+        return pa.array(values, None if isinstance(values, np.ndarray) else pa.string(), from_pandas=True)
+
+    with whole_file(path) as aside, aside.open("wb") as file:
+        for number, columns in enumerate(pieces):
+            table = pa.table({name: column(name, values) for name, values in columns.items()})
+            csv.write_csv(table, file, csv.WriteOptions(include_header=number == 0))
 
 
 def read_jsonl(path: Path) -> list[dict[str, Any]]:

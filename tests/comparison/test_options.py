@@ -13,6 +13,7 @@ import pytest
 from safetensors.numpy import load_file, save_file
 
 from deltageom.comparison import records
+from deltageom.geometry.aggregate.table import TEXT
 from tests.comparison.comparing import WEIGHTS, Compare, Done, by_key, command, dense, each_b, edited, named, read
 from tests.report.page.reading import held
 
@@ -112,9 +113,11 @@ def test_json_has_every_global_number(compare: Compare, runs: dict[str, Path], t
     found, rows = json.loads(done.out), read(tmp_path, "global")
     assert found["runs"] == ["first", "second"]
     assert len(found["modules"]) == 4
+    numbers = [key for key in rows[0] if key not in TEXT]
+    read_back = [row | {key: float(row[key]) if row[key] else None for key in numbers} for row in rows]
     assert [
-        {key: "" if value is None else str(value) for key, value in row.items()} for row in found["numbers"]
-    ] == rows
+        {key: "" if value is None and key in TEXT else value for key, value in row.items()} for row in found["numbers"]
+    ] == read_back
     assert "Written to" in done.err
 
 
@@ -267,14 +270,14 @@ def without(model: Path, folder: Path, name: str) -> Path:
 def test_a_mistyped_seed_is_told_before_the_work(
     compare: Compare, runs: dict[str, Path], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(records, "records", pytest.fail)
+    monkeypatch.setattr(records, "measure", pytest.fail)
     is_one_line(compare(*named(runs)[:2], "--seeds", "thrid"), "--seeds names 'thrid'")
 
 
 def test_a_file_where_a_folder_is_needed_is_told_before_the_work(
     compare: Compare, runs: dict[str, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(records, "records", pytest.fail)
+    monkeypatch.setattr(records, "measure", pytest.fail)
     (tmp_path / "out").write_text("")
     is_one_line(compare(*named(runs)[:2], "--output", tmp_path / "out"), "--output .*out is a file: give a folder")
 
@@ -306,3 +309,24 @@ def test_a_mistake_is_one_line_of_the_command_itself(runs: dict[str, Path], tmp_
     is_one_line(command(*arguments(runs, tmp_path, tmp_path)), says)
     done = command(runs["first"], "owner/name", HF_HOME=str(tmp_path / "hub"))
     is_one_line(done, "'owner/name' is no folder, and no run of this name can be fetched from the hub")
+
+
+def test_a_first_look_at_some_modules_comes_before_all_are_measured(
+    compare: Compare, runs: dict[str, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Once, on a terminal alone; the tables are those without it."""
+    monkeypatch.setattr(records, "FIRST_LOOK", 0.0)
+    plain = compare(*named(runs)[:2], "--output", tmp_path / "plain")
+    assert "first look" not in plain.err
+    monkeypatch.setenv("FORCE_COLOR", "1")
+    monkeypatch.setenv("COLUMNS", "120")
+    looked = compare(*named(runs)[:2], "--output", tmp_path / "looked")
+    assert looked.err.count("A first look: cosine of 1 of the 4 modules, stacked") == 1
+    for table in records.FILES:
+        assert (tmp_path / "plain" / f"{table}.csv").read_bytes() == (tmp_path / "looked" / f"{table}.csv").read_bytes()
+
+
+def test_the_first_modules_that_are_measured_are_of_everywhere() -> None:
+    order = records._spread(252)
+    assert sorted(order) == list(range(252))
+    assert order[:4] == [0, 128, 64, 192]

@@ -74,6 +74,8 @@ def run(arguments: argparse.Namespace) -> None:
     if arguments.figure:
         from deltageom.display import drawing, heatmap  # before the work: the figure's packages are an extra
     if arguments.html:
+        import pandas as pd
+
         from deltageom.display.columns import typed
         from deltageom.files import write_text
         from deltageom.report.page import render, source
@@ -82,16 +84,21 @@ def run(arguments: argparse.Namespace) -> None:
     base = None
     if arguments.against_base and opened.base:
         base = BaseWeights(opened.base, arguments.spectra or _cache(arguments.base), arguments.base_rank)
-    found = records.records(opened, arguments.top_k, base, arguments.processes, arguments.draws)
+
+    def first_look(so_far: records.Found) -> None:
+        whole = records.table(opened, so_far, "global", noise)
+        console.first_look(opened, so_far.modules, whole, arguments.compare_with)
+
+    found = records.measure(opened, arguments.top_k, base, arguments.processes, arguments.draws, first_look)
     whole = records.table(opened, found, "global", noise)
     if arguments.json:
         print(json.dumps(records.report(opened, found, whole, arguments.compare_with), indent=1))
     else:
         by_layer = records.table(opened, found, "layer", noise) if arguments.by_layer else None
-        console.show(opened, found, whole, arguments.compare_with, by_layer)
+        console.show(opened, found.modules, whole, arguments.compare_with, by_layer)
     written = []
     if arguments.figure:
-        title = f"Cosine between weight updates, all {len(found)} modules stacked"
+        title = f"Cosine between weight updates, all {len(found.modules.names)} modules stacked"
         drawing.save(heatmap.heatmap(records.square(list(opened.deltas), whole), title), arguments.figure)
         written.append(str(arguments.figure))
     if arguments.html:
@@ -99,7 +106,7 @@ def run(arguments: argparse.Namespace) -> None:
         shown = source.Source(
             name=", ".join(named),
             tables=frames,
-            spectra=source.spectra(found),
+            spectra=pd.DataFrame(dict(zip(source.SPECTRA, records.spectrum(found).values(), strict=True))),
             reference=arguments.compare_with or next(iter(named)),
             notes=opened.notes,
         )

@@ -10,8 +10,8 @@ from deltageom import terminal
 from deltageom.comparison.records import NOT_COMPARED
 from deltageom.comparison.runs import Sources
 from deltageom.deltas.names import tower_of
+from deltageom.geometry.aggregate.arrays import Modules
 from deltageom.geometry.aggregate.table import Columns
-from deltageom.geometry.record import Row
 
 SHOWN_RUNS = 12  # a wider matrix does not fit on a screen
 SHOWN_PAIRS = 28
@@ -45,7 +45,7 @@ class Numbers:
 
 
 def show(
-    sources: Sources, found: list[Row], columns: Columns, compare_with: str | None, by_layer: Columns | None
+    sources: Sources, modules: Modules, columns: Columns, compare_with: str | None, by_layer: Columns | None
 ) -> None:
     """Norms, cosines and angles of the runs as tables, on the terminal or wherever the output goes.
 
@@ -55,8 +55,9 @@ def show(
     console = terminal.console()
     numbers, runs = Numbers(columns), list(sources.deltas)
     pairs = [pair for pair in numbers.pairs if compare_with is None or compare_with in pair]
-    layers = {(tower_of(row["module"]), row["layer"]) for row in found if row["layer"] is not None}
-    console.print(f"{len(runs)} runs, {len(found)} modules in {len(layers)} layers")
+    places = zip(modules.names, modules.layers.tolist(), strict=True)
+    layers = {(tower_of(module), layer) for module, layer in places if not isnan(layer)}
+    console.print(f"{len(runs)} runs, {len(modules.names)} modules in {len(layers)} layers")
     for note in sources.notes:
         console.print(f"note: {escape(note)}")
     console.print("\nWeight updates", _of_runs(runs, numbers), sep="\n")
@@ -94,6 +95,17 @@ def show(
         )
     if len(pairs) > SHOWN_PAIRS:
         console.print(f"The first {SHOWN_PAIRS} of {len(pairs)} pairs; all are in global.csv (--output).")
+
+
+def first_look(sources: Sources, modules: Modules, columns: Columns, compare_with: str | None) -> None:
+    """On the error output, if it is a terminal: what the modules say that are measured so far."""
+    console = terminal.console(stderr=True)
+    if not console.is_terminal:
+        return
+    numbers, runs = Numbers(columns), list(sources.deltas)
+    with_one = [pair for pair in numbers.pairs if (compare_with or runs[0]) in pair]
+    shown = _matrix(runs, numbers) if len(runs) <= SHOWN_RUNS else _of_pairs(numbers, with_one[:SHOWN_PAIRS])
+    console.print(f"A first look: cosine of {len(modules.names)} of the {len(sources.modules)} modules, stacked", shown)
 
 
 def _of_runs(runs: list[str], numbers: Numbers) -> Table:

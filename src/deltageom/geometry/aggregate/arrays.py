@@ -1,7 +1,7 @@
 """The records of modules as arrays: one row per run or pair, one column per module, NaN where undefined."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from itertools import chain
 from typing import Any, TypeVar
 
@@ -101,6 +101,40 @@ class Modules:
 
 def _at(arrays: dict[Key, Array], places: list[int]) -> dict[Key, Array]:
     return {key: array[:, places] for key, array in arrays.items()}
+
+
+def joined(parts: Sequence[Modules]) -> Modules:
+    """The modules of all parts, which hold the same runs, pairs and top_ks."""
+    sizes = [len(part.names) for part in parts]
+    by_module = ("run", "base", "base_chance", "unchanged", "pair", "angles", "sd_own", "sd_fresh", "own_v1")
+    return Modules(
+        names=[name for part in parts for name in part.names],
+        layers=np.concatenate([part.layers for part in parts]),
+        shapes=np.concatenate([part.shapes for part in parts]),
+        runs=parts[0].runs,
+        pairs=parts[0].pairs,
+        **{name: _side_by_side([getattr(part, name) for part in parts], sizes) for name in by_module},
+    )
+
+
+def _side_by_side(found: Sequence[Any], sizes: Sequence[int]) -> Any:
+    """One value of every part, arrays (..., modules, ...) put together. Where a part has none (its angles, if none of
+    its pairs is defined), its modules get NaN."""
+    known = next((value for value in found if value is not None), None)
+    if isinstance(known, np.ndarray):
+        gaps = [np.full((len(known), size, *known.shape[2:]), np.nan) for size in sizes]
+        filled = [gap if value is None else value for value, gap in zip(found, gaps, strict=True)]
+        return np.asfortranarray(np.concatenate(filled, axis=1))  # as `collect` has them: sums round by the layout
+    if isinstance(known, dict):
+        keys = dict.fromkeys(key for value in found for key in value or ())
+        return {key: _side_by_side([(value or {}).get(key) for value in found], sizes) for key in keys}
+    if isinstance(known, list):
+        many = max(len(value or ()) for value in found)
+        return [_side_by_side([value[i] if value else None for value in found], sizes) for i in range(many)]
+    if isinstance(known, Drawn | Angles):
+        names = [field.name for field in fields(known)]
+        return type(known)(*(_side_by_side([getattr(value, name, None) for value in found], sizes) for name in names))
+    return known
 
 
 def collect(records: Sequence[Record]) -> Modules:

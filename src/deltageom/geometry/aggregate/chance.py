@@ -18,7 +18,7 @@ Moments = tuple[Array, Array]  # mean and standard deviation
 
 NORMALS = 256  # draws of a normal cosine in each module
 VALUES = 512  # of an angle with the runs' own A in each module, for their median over modules
-PAIRS_AT_ONCE = 32  # a bound on memory: so many times the modules times VALUES
+AT_ONCE = 2**20  # numbers that are in memory at a time: of some pairs in all modules
 SEED = 1812
 # What rounding alone spreads: a draw's angle near 0 is an arccos near 1, with an error of some 1e-6 degrees.
 FLAT = {**dict.fromkeys(ANGLES, 1e-5), "overlap": 1e-12}
@@ -75,8 +75,9 @@ def drawn_median(own: Drawn, flat: float) -> Moments:
     pairs, modules = own.mean.shape
     orders = _orders(modules)
     medians = np.empty((pairs, VALUES))
-    for start in range(0, pairs, PAIRS_AT_ONCE):
-        some = slice(start, start + PAIRS_AT_ONCE)
+    at_once = max(1, AT_ONCE // (modules * VALUES))
+    for start in range(0, pairs, at_once):
+        some = slice(start, start + at_once)
         values = quantiles.spread(own.mean[some], own.sd[some], own.quantiles[some], VALUES)
         ordered = np.take_along_axis(values, orders[None], axis=-1)
         medians[some] = median(ordered.transpose(0, 2, 1))
@@ -149,6 +150,6 @@ def median_cosine_sd(sds: Array) -> Array:
     rows, place = np.unique(sds, axis=0, return_inverse=True)
     normals = np.random.default_rng([SEED, sds.shape[1]]).standard_normal((NORMALS, sds.shape[1]))
     normals /= np.sqrt((normals**2).mean(0))
-    chunks = np.array_split(rows, -(-len(rows) // PAIRS_AT_ONCE))
+    chunks = np.array_split(rows, -(-rows.size * NORMALS // AT_ONCE))
     found = np.concatenate([np.sqrt((median(chunk[:, None] * normals) ** 2).mean(-1)) for chunk in chunks])
     return found[place]

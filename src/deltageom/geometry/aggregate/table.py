@@ -25,6 +25,8 @@ from deltageom.geometry.aggregate.seeds import seed_columns
 Array = NDArray[np.float64]
 Columns = dict[str, "list[str | None] | Array"]
 Level = Literal["module", "layer", "global"]
+Of = Literal["runs", "pairs"]
+OF: tuple[Of, ...] = ("runs", "pairs")
 
 BASELINES = (
     *(f"chance_{which}_{what}" for which in ("own", "fresh") for what in ("mean", "sd", "z")),
@@ -42,11 +44,17 @@ COUNTS = ("layer", "k", "n_modules", "n_defined", "seed_n")  # whole numbers
 REASONS = (None, "zero delta", "not measured")
 
 
-def numbers(records: Sequence[Record], level: Level, noise: Mapping[Pair, Sequence[Pair]]) -> Columns:
+def numbers(
+    found: Sequence[Record] | Modules,
+    level: Level,
+    noise: Mapping[Pair, Sequence[Pair]],
+    of: Sequence[Of] = OF,
+) -> Columns:
     """One row per number, in COLUMNS[level]: text as lists, None where missing; numbers as float64 arrays, NaN there.
 
-    records: of modules, see `measure_module`, with "module", "layer" and "shape"; a module whose layer is None is in
-    no layer. noise: for each pair of runs the pairs that differ only in seeds, see `noise_pairs`.
+    found: the records of modules, see `measure_module`, with "module", "layer" and "shape", or these as arrays; a
+    module whose layer is None is in no layer. noise: for each pair of runs the pairs that differ only in seeds, see
+    `noise_pairs`. of: the rows of runs, of pairs, or both.
     Rows: all runs before all pairs; within these by module (in the order given) or layer (ascending), then by run or
     pair, then by measure. `b` is None for a run. `k` is the k used, the smallest over modules (the asked one where
     the value is undefined); an asked k that uses the same k as a smaller one everywhere has no rows of its own.
@@ -71,21 +79,24 @@ def numbers(records: Sequence[Record], level: Level, noise: Mapping[Pair, Sequen
     """
     if level not in COLUMNS:
         raise ValueError(f"level must be 'module', 'layer' or 'global', not {level!r}")
-    if not records:
+    if not isinstance(found, Modules) and not found:
         return _table(level, [])
-    modules = collect(records)
+    modules = found if isinstance(found, Modules) else collect(found)
+    of_runs, of_pairs = run_numbers.over_modules, pair_numbers.over_modules
+    parts, names, layers = [modules], list[str](), np.array([np.nan])
     if level == "module":
-        parts, names, layers = [modules], modules.names, modules.layers
+        names, layers = modules.names, modules.layers
         of_runs, of_pairs = run_numbers.in_modules, pair_numbers.in_modules
-    else:
-        groups = _layers(modules.layers) if level == "layer" else {np.nan: list(range(len(records)))}
-        parts, names, layers = [modules.at(group) for group in groups.values()], [], np.array(list(groups))
-        of_runs, of_pairs = run_numbers.over_modules, pair_numbers.over_modules
+    elif level == "layer":
+        groups = _layers(modules.layers)
+        parts, layers = [modules.at(group) for group in groups.values()], np.array(list(groups))
     if not parts:
         return _table(level, [])
-    runs = _Section(_by_place(of_runs, parts))
-    sections = [runs.columns(names, layers, [(run, None) for run in modules.runs])]
-    if modules.pairs:
+    sections = []
+    if "runs" in of:
+        runs = _Section(_by_place(of_runs, parts))
+        sections.append(runs.columns(names, layers, [(run, None) for run in modules.runs]))
+    if "pairs" in of and modules.pairs:
         pairs = _Section(_by_place(of_pairs, parts))
         pairs.hold_against(modules.pairs, noise)
         sections.append(pairs.columns(names, layers, modules.pairs))
