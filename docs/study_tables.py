@@ -161,14 +161,14 @@ def attribution(study: Study) -> str:
         [
             run,
             *(study.of("alone", run, layer=layer) for layer in range(4)),
-            *(study.of(f"alone_{kind}", run) for kind in kinds),
+            *(study.of(f"alone_self_attn.{kind}", run) for kind in kinds),
         ]
         for run in ["sft", "rift", "rft", "dft", "offline_grpo"]
     ]
     shares = [[run, *(study.of("norm_share", run, layer=layer) for layer in range(4))] for run in ("sft", *RUNS)]
     layers = [f"layer {layer}" for layer in range(4)]
     depths = [[run, study.of("difference", run, digits=3)] for run in ("sft", *RUNS)]
-    kl = [[run, study.of("kl_base_run", run, digits=3)] for run in ("sft", *RUNS)]
+    kl = [[run, study.of("forward_kl", run, digits=3)] for run in ("sft", *RUNS)]
     barriers = study.numbers.query("source == 'held_out_barriers' and measure == 'chord'")["mean"]
     return "\n\n".join(
         [
@@ -214,7 +214,7 @@ def online(study: Study) -> str:
         ]
         for run in ["sft", "rft", "offline_grpo", *ONLINE]
     ]
-    near = [[run, study.cosine(run, "online_grpo")] for run in ["offline_grpo", *ONLINE, "online_seed7"]]
+    near = [[run, study.cosine(run, "online_grpo")] for run in ["offline_grpo", *ONLINE[1:], "online_grpo_seed7"]]
     head = ["run", "norm", "cosine with sft", "KL", "accuracy on easy", "on hard"]
     return table(head, rows) + "\n\n" + table(["run", "cosine with online_grpo"], near)
 
