@@ -2,243 +2,255 @@
 
     .venv/bin/python docs/study_tables.py results
 
-Means over the replicates with 95 % t intervals over them, of accuracies with those over replicates and problems. The
-paired differences that the prose quotes are in results/STUDY/tables/replicate_differences.csv. A study that is not
-there is named and left out.
+Means over the replicates with 95 % t intervals over them, of accuracies with those over replicates and problems. A
+study that is not there is named and left out. study_differences.py prints the paired differences.
 """
 
 import sys
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pandas as pd
+from numpy.typing import ArrayLike, NDArray
 
 from deltageom.report import paper
+from deltageom.report.replicates import long_table
 
 RUNS = ["rift_linear", "dft", "rift", "rft", "sft_seed7", "offline_grpo", "dpo"]
+NOISE_FIRST = ["sft_seed7", "rift_linear", "rft", "rift", "dft", "offline_grpo", "dpo"]
 MODELS = ["base", "sft", "sft_seed7", "rft", "dft", "rift", "rift_linear", "offline_grpo", "dpo"]
+ATTRIBUTED = ["sft", "rift", "rft", "dft", "offline_grpo"]
 TEACHERS = ["toy-teacher", "toy-teacher-2", "toy", "toy-teacher-3"]
-RATES = ["toy-slow", "toy", "toy-fast"]
+RATES = {"toy-slow": "2e-4", "toy": "2e-3", "toy-fast": "2e-2"}
 MATCHED = ["dpo", "dpo_lr", "dpo_steps", "dpo_norm_stop", "dpo_norm_scale"]
-ONLINE = ["online_grpo", "online_dapo", "online_large", "distilled", "replay_grpo", "replay_rft", "replay_sft"]
-DERIVED = ["grpo_along", "grpo_orthogonal", "grpo_as_sft", "sft_as_grpo", "grpo_along_as_sft"]
-DERIVED += ["dpo", "dpo_as_sft", "sft_without_dpo"]
+STEPS = [2, 4, 8, 16, 32, 64]
+ANGLES = {"left_smallest": "left smallest", "left_largest": "left largest", "right_smallest": "right smallest"}
+SAMPLES = dict.fromkeys(["sft", "rft", "offline_grpo"], "the teacher")
+SAMPLES |= dict.fromkeys(["online_grpo", "online_dapo", "online_large", "distilled"], "itself")
+SAMPLES |= dict.fromkeys(["replay_grpo", "replay_rft", "replay_sft"], "online_grpo")
+PARTS = {
+    "base": "",
+    "sft": "",
+    "offline_grpo": "",
+    "grpo_along": "its projection on SFT's update",
+    "grpo_orthogonal": "what the projection leaves",
+    "grpo_as_sft": "Offline GRPO, as long as SFT",
+    "sft_as_grpo": "SFT, as long as Offline GRPO",
+    "grpo_along_as_sft": "projected on SFT module by module, as long as SFT",
+    "dpo": "",
+    "dpo_as_sft": "DPO, as long as SFT",
+    "sft_without_dpo": "SFT without its projection on DPO",
+}
 
 
 class Study:
-    """The tables over the replicates of one study, looked up by run, pair and measure."""
+    """The numbers of one study: over its replicates, and of each, looked up by run or pair and measure."""
 
     def __init__(self, folder: Path) -> None:
-        self.tables = folder / "tables"
-        self.numbers = pd.read_csv(self.tables / "replicates.csv")
+        self.name = folder.name
+        self.folders = [folder, *sorted((folder / "replicates").iterdir())]
+        self.numbers = pd.read_csv(folder / "tables" / "replicates.csv")
 
-    def rows(self, measure: str, a: str, b: str | None = None, **keys: Any) -> pd.DataFrame:
-        found = self.numbers[self.numbers["measure"] == measure]
-        if b is None:
-            found = found[(found["a"] == a) & found["b"].isna()]
-        else:
-            found = found[((found["a"] == a) & (found["b"] == b)) | ((found["a"] == b) & (found["b"] == a))]
-        for key, value in keys.items():
-            found = found[found[key] == value]
-        return found
+    def each(self, table: str) -> list[pd.DataFrame]:
+        return [pd.read_csv(folder / "tables" / f"{table}.csv") for folder in self.folders]
+
+    @cached_property
+    def draws(self) -> list[pd.DataFrame]:
+        names = [path.stem for path in (self.folders[-1] / "tables").glob("*.csv")]
+        return [
+            long_table(dict(zip(names, of_one, strict=True))) for of_one in zip(*map(self.each, names), strict=True)
+        ]
+
+    def row(self, measure: str, a: str, b: str | None = None, **keys: Any) -> "pd.Series[Any] | None":
+        found = chosen(self.numbers, measure, a, b, keys)
+        if len(found) > 1:
+            raise ValueError(f"{self.name}: {len(found)} rows of {measure} {a} {b} {keys}")
+        return None if found.empty else found.iloc[0]
 
     def of(self, measure: str, a: str, b: str | None = None, digits: int = 2, **keys: Any) -> str:
         """Mean with its interval; of an accuracy the one over problems and replicates."""
-        found = self.rows(measure, a, b, **keys)
-        if len(found) != 1:
-            return "" if found.empty else f"{len(found)} rows"
-        row = found.iloc[0]
-        low, high = ("problems_low", "problems_high") if measure == "accuracy" else ("low", "high")
-        return f"{row['mean']:.{digits}f} [{row[low]:.{digits}f}, {row[high]:.{digits}f}]"
+        row = self.row(measure, a, b, **keys)
+        ends = ("problems_low", "problems_high") if measure == "accuracy" else ("low", "high")
+        return "" if row is None else shown(row["mean"], row[ends[0]], row[ends[1]], digits)
 
-    def mean(self, measure: str, a: str, b: str | None = None, digits: int = 2, **keys: Any) -> str:
-        found = self.rows(measure, a, b, **keys)
-        return f"{found['mean'].iloc[0]:.{digits}f}" if len(found) else ""
-
-    def spread(self, measure: str, a: str) -> str:
-        row = self.rows(measure, a).iloc[0]
-        return f"{row['smallest']:.0f} to {row['largest']:.0f}"
+    def mean(self, measure: str, a: str, digits: int = 2, **keys: Any) -> str:
+        row = self.row(measure, a, **keys)
+        return "" if row is None else f"{row['mean']:.{digits}f}"
 
     def cosine(self, a: str, b: str = "sft", digits: int = 2) -> str:
         return self.of("cosine", a, b, digits, source="geometry_global")
 
+    def values(self, measure: str, a: str, b: str | None = None, **keys: Any) -> NDArray[np.float64]:
+        """One number per replicate."""
+        return np.array([chosen(draw, measure, a, b, keys)["value"].item() for draw in self.draws])
 
-def table(head: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
-    first = f"| {' | '.join(head)} |\n|{'---|' * len(head)}"
-    return "\n".join([first, *(f"| {' | '.join(cells)} |" for cells in rows)])
+
+def chosen(numbers: pd.DataFrame, measure: str, a: str, b: str | None, keys: dict[str, Any]) -> pd.DataFrame:
+    found = numbers[numbers["measure"] == measure]
+    one, other = found["a"], found["b"]
+    found = found[(one == a) & other.isna() if b is None else (one == a) & (other == b) | (one == b) & (other == a)]
+    for key, value in keys.items():
+        found = found[found[key] == value]
+    return found
 
 
-ANGLES = {"left_smallest": "left smallest", "left_largest": "left largest", "right_smallest": "right smallest"}
+def shown(mean: float, low: float, high: float, digits: int) -> str:
+    return f"{mean:.{digits}f} [{low:.{digits}f}, {high:.{digits}f}]"
+
+
+def span(values: ArrayLike, digits: int = 0) -> str:
+    low, high = f"{np.min(values):.{digits}f}", f"{np.max(values):.{digits}f}"
+    return low if low == high else f"{low} to {high}"
+
+
+def table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+    lines = ["|" + "".join(f" {cell} |" if cell else " |" for cell in cells) for cells in [head, *rows]]
+    return "\n".join([lines[0], f"|{'---|' * len(head)}", *lines[1:]])
 
 
 def likeness(toy: Study) -> str:
-    published = paper.beside(pd.read_csv(toy.tables / "training.csv"), "sft", "cosine")
-    geometry = pd.read_csv(toy.tables / "geometry_global.csv").query("measure == 'right_smallest_median' and k == 4")
+    published = paper.beside(toy.each("training")[0], "sft", "cosine")
+    geometry = toy.each("geometry_global")[0]
     rows = []
     for run in RUNS:
-        row = toy.rows("cosine", run, "sft", source="geometry_global").iloc[0]
-        a, b = sorted([run, "sft"])
-        chance = geometry[(geometry["a"] == a) & (geometry["b"] == b)]["chance_own_mean"].iloc[0]
-        rows.append(
-            [
-                run,
-                toy.cosine(run, digits=3),
-                f"{row['smallest']:.3f} to {row['largest']:.3f}",
-                f"{published[run]:g}" if run in published else "",
-                toy.of("orthogonal_fraction_stacked", run, "sft"),
-                *(toy.of(f"{angle}_median", run, "sft", 1, k=4) for angle in ANGLES),
-                f"{chance:.1f}",
-            ]
-        )
-    return table(
-        ["run", "cosine with sft", "range", "paper", "orthogonal fraction", *ANGLES.values(), "its chance"], rows
-    )
+        own = chosen(geometry, "right_smallest_median", run, "sft", {"k": 4})["chance_own_mean"].item()
+        cells = [toy.cosine(run, digits=3), span(toy.values("cosine", run, "sft", source="geometry_global"), 3)]
+        cells += [f"{published[run]:g}" if run in published else "", toy.of("orthogonal_fraction_stacked", run, "sft")]
+        rows.append([run, *cells, *(toy.of(f"{angle}_median", run, "sft", 1, k=4) for angle in ANGLES), f"{own:.1f}"])
+    head = ["run", "cosine with sft", "range", "paper", "orthogonal fraction", *ANGLES.values(), "its chance"]
+    return table(head, rows)
 
 
 def accuracies(toy: Study) -> str:
     names = ["easy", "hard", "hard_sampled"]
-    rows = [
-        [
-            model,
-            *(toy.of("accuracy", model, digits=3, benchmark=name) for name in names),
-            toy.of("delta_norm", model),
-            toy.of("kl_exact", model, digits=4),
-        ]
-        for model in MODELS
-    ]
+    rows = []
+    for model in MODELS:
+        scores = [toy.of("accuracy", model, digits=3, benchmark=name) for name in names]
+        rows.append([model, *scores, toy.of("delta_norm", model), toy.of("kl_exact", model, digits=4)])
     return table(["model", *names, "norm of dW", "KL(base, run), nats per token"], rows)
 
 
 def square(toy: Study) -> str:
     def cell(a: str, b: str) -> str:
-        if a == b:
-            return "1"
-        row = toy.rows("cosine", a, b, source="geometry_global").iloc[0]
-        return f"{row['mean']:.2f} ± {row['sd']:.2f}"
+        row = toy.row("cosine", a, b, source="geometry_global") if a != b else None
+        return "1" if row is None else f"{row['mean']:.2f} ± {row['sd']:.2f}"
 
     barriers = toy.numbers.query("source == 'barriers' and measure == 'chord'")["mean"]
     cka = toy.numbers.query("source == 'cka' and measure == 'debiased'")["mean"]
-    said = f"barriers above the chord: at most {barriers.max():.3f} ({len(barriers)} pairs); debiased CKA: at least "
+    said = f"Barriers above the chord: at most {barriers.max():.3f} ({len(barriers)} pairs). "
     matrix = table(["", *MODELS[1:]], [[a, *(cell(a, b) for b in MODELS[1:])] for a in MODELS[1:]])
-    return f"{matrix}\n\n{said}{cka.min():.3f} ({len(cka)} pairs and layers)"
+    return f"{matrix}\n\n{said}Debiased CKA: at least {cka.min():.3f} ({len(cka)} pairs and layers)."
 
 
 def teachers(*studies: Study) -> str:
-    counts = {"right rollouts, of 1,024": "correct", "mixed problems, of 256": "mixed_problems"}
-    rows = [[said, *(study.spread(measure, "sft") for study in studies)] for said, measure in counts.items()]
-    rows += [[run, *(study.cosine(run) for study in studies)] for run in RUNS]
-    return table(["", *TEACHERS], rows)
+    right = [span(100 * study.values("correct", "sft") / 1024) + " %" for study in studies]
+    mixed = [span(study.values("mixed_problems", "sft")) for study in studies]
+    rows = [["right rollouts, of 1,024", *right], ["mixed problems, of 256", *mixed]]
+    rows += [[run, *(study.cosine(run) for study in studies)] for run in NOISE_FIRST]
+    return table(["", *(f"`{study.name}`" for study in studies)], rows)
 
 
 def rates(*studies: Study) -> str:
-    norms = ["norm of SFT's update", *(study.mean("delta_norm", "sft") for study in studies)]
-    right = [study.mean("accuracy", "sft", digits=3, benchmark="easy") for study in studies]
-    rows = [norms, ["accuracy of SFT on easy", *right]]
-    rows += [[run, *(study.cosine(run) for study in studies)] for run in RUNS]
-    return table(["", *RATES], rows)
+    base = studies[0].mean("accuracy", "base", 3, benchmark="easy").lstrip("0")
+    right = [study.mean("accuracy", "sft", 3, benchmark="easy") for study in studies]
+    rows = [["norm of SFT's update", *(study.mean("delta_norm", "sft") for study in studies)]]
+    rows += [[f"accuracy of SFT on easy (base {base})", *right]]
+    rows += [[run, *(study.cosine(run) for study in studies)] for run in NOISE_FIRST]
+    return table(["", *(f"`{study.name}`, {RATES[study.name]}" for study in studies)], rows)
 
 
 def over_steps(study: Study) -> str:
-    steps = [2, 4, 8, 16, 32, 64]
-    of_pairs = {"source": "trajectory_pairs"}
-    rows = [[run, *(study.of("cosine", run, "sft", step=step, **of_pairs) for step in steps)] for run in RUNS]
-    ends = [[run, *(study.of("cosine_to_end", run, step=step) for step in steps)] for run in ("sft", "dpo")]
-    ends += [["norm of sft", *(study.of("norm", "sft", step=step, source="trajectory") for step in steps)]]
-    return table(["run", *map(str, steps)], rows) + "\n\nwith the own end:\n\n" + table(["run", *map(str, steps)], ends)
+    head = ["run", f"step {STEPS[0]}", *map(str, STEPS[1:])]
+    rows = [[r, *(study.of("cosine", r, "sft", step=step, source="trajectory_pairs") for step in STEPS)] for r in RUNS]
+    own = [
+        [f"{r} with its end", *(study.of("cosine_to_end", r, step=step) for step in STEPS[:-1]), ""] for r in MODELS[1:]
+    ]
+    own += [["norm of sft", *(study.of("norm", "sft", step=step, source="trajectory") for step in STEPS)]]
+    return table(head, rows) + "\n\n" + table(head, own)
 
 
 def before(study: Study) -> str:
     kinds = {"gradient": "gradients", "sign": "AdamW's first steps", "delta": "trained updates"}
     rows = [[run, *(study.of(kind, run, "sft", source="gradients_pairs") for kind in kinds)] for run in RUNS]
-    own = [[run, study.of("gradient_delta", run)] for run in ("sft", *RUNS)]
-    return table(["run", *kinds.values()], rows) + "\n\ngradient and own update:\n\n" + table(["run", "cosine"], own)
+    own = [[run, study.of("gradient_delta", run)] for run in MODELS[1:]]
+    return table(["run", *kinds.values()], rows) + "\n\n" + table(["run", "gradient and own update"], own)
 
 
 def attribution(study: Study) -> str:
-    kinds = ["q_proj", "o_proj", "v_proj", "k_proj"]
-    rows = [
-        [
-            run,
-            *(study.of("alone", run, layer=layer) for layer in range(4)),
-            *(study.of(f"alone_self_attn.{kind}", run) for kind in kinds),
-        ]
-        for run in ["sft", "rift", "rft", "dft", "offline_grpo"]
-    ]
-    shares = [[run, *(study.of("norm_share", run, layer=layer) for layer in range(4))] for run in ("sft", *RUNS)]
-    layers = [f"layer {layer}" for layer in range(4)]
-    depths = [[run, study.of("difference", run, digits=3)] for run in ("sft", *RUNS)]
-    kl = [[run, study.of("forward_kl", run, digits=3)] for run in ("sft", *RUNS)]
-    barriers = study.numbers.query("source == 'held_out_barriers' and measure == 'chord'")["mean"]
-    return "\n\n".join(
-        [
-            table(["run", *layers, *kinds], rows),
-            table(["share of the squared norm", *layers], shares),
-            table(["prediction depth less the base's", "layers"], depths),
-            table(["KL(base, run) on held-out problems", "nats per token"], kl),
-            f"held-out barriers above the chord: at most {barriers.max():.4f} ({len(barriers)} pairs)",
-        ]
-    )
+    kinds, layers = ["q_proj", "o_proj", "v_proj", "k_proj"], range(4)
+    rows, others = [], []
+    for run in ATTRIBUTED:
+        by_kind = [study.of(f"alone_self_attn.{kind}", run) for kind in kinds]
+        rows.append([run, *(study.of("alone", run, layer=layer) for layer in layers), *by_kind])
+    for run in MODELS[1:]:
+        shares = [study.of("norm_share", run, layer=layer) for layer in layers]
+        others.append([run, *shares, study.of("difference", run, digits=3), study.of("forward_kl", run, digits=3)])
+    names = [f"layer {layer}" for layer in layers]
+    barriers = max(found["chord_high"].max() for found in study.each("held_out_barriers"))
+    more = ["share of the squared norm", *names, "depth less the base's", "KL(base, run)"]
+    end = f"Held-out barriers above the chord, upper ends: at most {barriers:.4f}."
+    return "\n\n".join([table(["run", *names, *kinds], rows), table(more, others), end])
 
 
 def parts(study: Study) -> str:
     rows = [
-        [run, study.mean("delta_norm", run), study.of("accuracy", run, digits=3, benchmark="easy")]
-        for run in ["base", "sft", "offline_grpo", *DERIVED]
+        [run, what, study.mean("delta_norm", run), study.of("accuracy", run, digits=3, benchmark="easy")]
+        for run, what in PARTS.items()
     ]
-    return table(["run", "norm", "accuracy on easy"], rows)
+    return table(["run", "what it is", "norm", "accuracy on easy"], rows)
 
 
 def matched(study: Study) -> str:
-    rows = [
-        [
-            run,
-            study.of("norm", run, source="geometry_global"),
-            study.cosine(run),
-            study.of("accuracy", run, digits=3, benchmark="easy"),
-        ]
-        for run in MATCHED
-    ]
-    return table(["run", "norm", "cosine with sft", "accuracy on easy"], rows)
+    rows = []
+    for run in MATCHED:
+        trained = pd.concat([found[found["run"] == run] for found in study.each("training")])
+        rate = f"{trained['learning_rate'].iloc[0]:.0e}".replace("e-0", "e-")
+        rate += f", scaled by {span(list(trained['scale']))}" if trained["scale"].max() > 1 else ""
+        cells = [study.of("norm", run, source="geometry_global"), study.cosine(run)]
+        cells.append(study.of("accuracy", run, digits=3, benchmark="easy"))
+        rows.append([run, rate, span(trained["steps_done"]), *cells])
+    return table(["run", "learning rate", "steps", "norm", "cosine with sft", "accuracy on easy"], rows)
 
 
 def online(study: Study) -> str:
-    rows = [
-        [
-            run,
+    rows = []
+    for run, source in SAMPLES.items():
+        cells = [
             study.of("norm", run, source="geometry_global"),
             study.cosine(run),
             study.of("kl_exact", run, digits=3),
-            study.of("accuracy", run, digits=3, benchmark="easy"),
-            study.of("accuracy", run, digits=3, benchmark="hard"),
         ]
-        for run in ["sft", "rft", "offline_grpo", *ONLINE]
-    ]
-    near = [[run, study.cosine(run, "online_grpo")] for run in ["offline_grpo", *ONLINE[1:], "online_grpo_seed7"]]
-    head = ["run", "norm", "cosine with sft", "KL", "accuracy on easy", "on hard"]
+        rows.append([run, source, *cells, study.of("accuracy", run, digits=3, benchmark="easy")])
+    drawn = [run for run, source in SAMPLES.items() if source != "the teacher"]
+    near = [[run, study.cosine(run, "online_grpo")] for run in ["offline_grpo", *drawn[1:], "online_grpo_seed7"]]
+    head = ["run", "samples of", "norm", "cosine with sft", "KL", "accuracy on easy"]
     return table(head, rows) + "\n\n" + table(["run", "cosine with online_grpo"], near)
 
 
-SECTIONS: list[tuple[str, Callable[..., str], list[str]]] = [
-    ("toy.md: which losses make SFT's update", likeness, ["toy"]),
-    ("toy.md: accuracy", accuracies, ["toy"]),
-    ("toy.md: cosine of every two updates", square, ["toy"]),
-    ("findings.md: teachers", teachers, TEACHERS),
-    ("findings.md: learning rates", rates, RATES),
-    ("findings.md: while they train", over_steps, ["toy-time"]),
-    ("findings.md: before the first step", before, ["toy-before"]),
-    ("findings.md: what the parts do", parts, ["toy-deep"]),
-    ("findings.md: where they act, barriers", attribution, ["toy-before"]),
-    ("findings.md: DPO matched", matched, ["toy-matched"]),
-    ("findings.md: on-policy data", online, ["toy-online"]),
-]
+SECTIONS: dict[str, tuple[Callable[..., str], list[str]]] = {
+    "toy.md: which losses make SFT's update": (likeness, ["toy"]),
+    "toy.md: accuracy": (accuracies, ["toy"]),
+    "toy.md: cosine of every two updates": (square, ["toy"]),
+    "findings.md: how often the teacher is right": (teachers, TEACHERS),
+    "findings.md: learning rates": (rates, list(RATES)),
+    "findings.md: while they train": (over_steps, ["toy-time"]),
+    "findings.md: before the first step": (before, ["toy-before"]),
+    "findings.md: what the parts do": (parts, ["toy-deep"]),
+    "findings.md: where the updates act, barriers": (attribution, ["toy-before"]),
+    "findings.md: DPO matched to SFT": (matched, ["toy-matched"]),
+    "findings.md: on-policy data": (online, ["toy-online"]),
+}
 
 
 def main(results: Path) -> None:
-    for title, draw, names in SECTIONS:
-        print(f"\n## {title} ({', '.join(names)})\n")
-        missing = [name for name in names if not (results / name / "tables" / "replicates.csv").is_file()]
-        print(f"not there: {', '.join(missing)}" if missing else draw(*(Study(results / name) for name in names)))
+    there = {path.parts[-3]: Study(path.parents[1]) for path in results.glob("toy*/tables/replicates.csv")}
+    for title, (draw, names) in SECTIONS.items():
+        missing = [name for name in names if name not in there]
+        text = f"not there: {', '.join(missing)}" if missing else draw(*(there[name] for name in names))
+        print(f"\n## {title} ({', '.join(names)})\n\n{text}")
 
 
 if __name__ == "__main__":
