@@ -2,9 +2,12 @@
 
 import csv
 import json
+import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
+import pandas as pd
 import pytest
 
 from deltageom.errors import UserError
@@ -60,15 +63,37 @@ def test_csv_keeps_every_digit(tmp_path: Path) -> None:
 
 
 def test_columns_in_pieces_are_one_csv_that_reads_back(tmp_path: Path) -> None:
-    floats = np.array([0.1 + 0.2, np.nan, -1e-300, 5.0, 1 / 3])
-    whole = {"x,y": ['a,"b"', None, "", "line\nbreak", "ünï"], "count": np.array([1, np.nan, 3, 2**40, 0]), "f": floats}
-    pieces = [{key: values[part] for key, values in whole.items()} for part in (slice(0, 2), slice(2, 5))]
+    floats = np.array([0.1 + 0.2, np.nan, -1e-300, 5.0, 1 / 3, np.inf, -0.0, 5e-324, 1e23, np.nan])
+    texts = ['a,"b"', None, "", "line\nbreak", "ünï", None, "a", "b", "c", "d"]
+    whole = {"x,y": texts, "count": np.array([1, np.nan, 3, 2**40, 0, -1, 2, 3, 4, 5]), "f": floats}
+    parts = (slice(0, 0), slice(0, 9, 2), slice(1, 2), slice(3, 10, 2), slice(10, 10))
+    pieces = [{key: values[part] for key, values in whole.items()} for part in parts]
+    order = [place for part in parts for place in range(10)[part]]
     write_columns(tmp_path / "a.csv", pieces, counts=["count"])
     with (tmp_path / "a.csv").open(newline="") as file:
         rows = list(csv.DictReader(file))
-    assert [row["x,y"] for row in rows] == [text or "" for text in whole["x,y"]]
-    assert [row["count"] for row in rows] == ["1", "", "3", str(2**40), "0"]
-    np.testing.assert_array_equal([float(row["f"] or "nan") for row in rows], floats)
+    assert [row["x,y"] for row in rows] == [texts[place] or "" for place in order]
+    counts = ["1", "", "3", str(2**40), "0", "-1", "2", "3", "4", "5"]
+    assert [row["count"] for row in rows] == [counts[place] for place in order]
+    read_back = np.array([float(row["f"] or "nan") for row in rows])
+    np.testing.assert_array_equal(read_back, floats[order])
+    np.testing.assert_array_equal(np.signbit(read_back), np.signbit(floats[order]))
+    with_pandas = pd.read_csv(tmp_path / "a.csv", float_precision="round_trip", keep_default_na=False, na_values=[""])
+    np.testing.assert_array_equal(with_pandas["f"], floats[order])
+
+
+def test_columns_are_written_without_pandas(tmp_path: Path) -> None:
+    """Each process of `compare` that writes tables would import it, which takes longer than most of them."""
+    code = """
+import sys
+from pathlib import Path
+import numpy as np
+from deltageom.files import write_columns
+write_columns(Path(sys.argv[1]), [{"a": ["b", None], "c": np.array([1.5, np.nan])}])
+assert "pandas" not in sys.modules
+"""
+    subprocess.run([sys.executable, "-c", code, tmp_path / "a.csv"], check=True)
+    assert (tmp_path / "a.csv").read_text() == '"a","c"\n"b",1.5\n,\n'
 
 
 def test_a_file_of_something_else_is_no_list_of_problems(tmp_path: Path) -> None:
