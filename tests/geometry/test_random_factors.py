@@ -1,5 +1,7 @@
 """What chance gives with the runs' own A against dense linear algebra, and in closed form."""
 
+from itertools import combinations
+
 import numpy as np
 import pytest
 from scipy.linalg import subspace_angles
@@ -159,6 +161,17 @@ def test_it_is_the_same_whoever_else_is_there():
     assert other["own_v1_overlap"] != pytest.approx(alone["own_v1_overlap"])
     twins = chance({"a": factors["b"], "b": factors["b"]}, 2)[0]
     assert twins["own_v1_overlap"]["mean"] < 0.95  # two runs of one A draw B apart
+
+
+def test_pairs_of_unlike_ranks_are_what_each_is_alone():
+    """Of other k and other numbers of draws, some of them more than are in memory at once."""
+    ranks = zip("abcde", (3, 6, 20, 6, 3), strict=True)
+    runs = {name: make(i, rank=rank) for i, (name, rank) in enumerate(ranks)}
+    for draws in (None, random_factors.AT_ONCE + 20):
+        together = chance(runs, 2, 5, 10, draws=draws)
+        for pair, found in zip(combinations("abcde", 2), together, strict=True):
+            (alone,) = chance({name: runs[name] for name in pair}, 2, 5, 10, draws=draws)
+            assert numbers(found) == pytest.approx(numbers(alone), abs=1e-7)
 
 
 def numbers(value):

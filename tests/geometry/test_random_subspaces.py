@@ -93,6 +93,13 @@ def test_first_vectors_in_closed_form():
     assert random_subspaces.first_vector_sd(1) == 0
 
 
+def test_medians_over_modules_take_the_draws_that_single_modules_have():
+    random_subspaces.median_angles(((13, 3, 2),))
+    before = random_subspaces._angles.cache_info().misses
+    random_subspaces.angles(13, 3)
+    assert random_subspaces._angles.cache_info().misses == before
+
+
 def test_medians_over_modules():
     """Three modules of one kind and two of another, every one drawn anew."""
     degrees = [

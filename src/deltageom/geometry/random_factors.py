@@ -61,15 +61,26 @@ def right_side(
     overlaps = np.full(shape, np.nan)
     needed = {int(run): int(counts[(a == run) | (b == run)].max()) for run in {*a.tolist(), *b.tolist()}}
     largest = int(max(k.max() for k in used))
+    # Pairs of one size are measured together, those of one run a at a time, for the memory that products take.
+    sizes = np.stack([a, counts, *used])
+    alike = [np.flatnonzero((sizes == size[:, None]).all(0)) for size in np.unique(sizes, axis=1).T]
     for start, vectors in _leading_right_vectors(into, d_out, largest, seeds, draws, needed):
-        for pair in np.flatnonzero(counts > start):
-            stop = min(start + AT_ONCE, counts[pair])
-            i, j = int(a[pair]), int(b[pair])
-            products = _products(vectors[i][: stop - start], into.gram[i, j], vectors[j][: stop - start])
-            overlaps[pair, start:stop] = abs(products[:, 0, 0])
+        for pairs in alike:
+            first = pairs[0]
+            n, most = min(AT_ONCE, int(counts[first]) - start), max(k[first] for k in used)
+            if n <= 0:
+                continue
+            products = np.stack(
+                [
+                    _products(vectors[i][:n], into.gram[i, j], vectors[j][:n])[:, :most, :most]
+                    for i, j in zip(a[pairs].tolist(), b[pairs].tolist(), strict=True)
+                ]
+            )
+            overlaps[pairs, start : start + n] = abs(products[..., 0, 0])
             for k, found in zip(used, angles, strict=True):
-                for which, values in summaries(rough_cosines(products[:, : k[pair], : k[pair]])).items():
-                    found[which][pair, start:stop] = values
+                cosines = rough_cosines(products[..., : k[first], : k[first]])
+                for which, values in summaries(cosines).items():
+                    found[which][pairs, start : start + n] = values
     return angles, overlaps
 
 

@@ -16,7 +16,6 @@ DRAWS = 2000  # of every number that chance gives and no formula does
 SEED = 1789
 
 
-@cache
 def angles(d: int, k: int, draws: int = DRAWS, seed: int = SEED) -> dict[str, Array]:
     """smallest, median and largest principal angle (degrees) and overlap (mean cos^2), each (draws,), read-only.
 
@@ -24,6 +23,11 @@ def angles(d: int, k: int, draws: int = DRAWS, seed: int = SEED) -> dict[str, Ar
     """
     if not 1 <= k <= d:
         raise ValueError(f"no subspace of dimension {k} in {d} dimensions")
+    return _angles(d, k, draws, seed)
+
+
+@cache  # which tells a default that is given from one that is not
+def _angles(d: int, k: int, draws: int, seed: int) -> dict[str, Array]:
     rng = np.random.default_rng([seed, d, k])
     # One subspace is fixed as the first k axes; the other is the span of a Gaussian (d, k) matrix, its first k rows
     # `inside`, the others `outside`, which enter through their Gram matrix alone.
@@ -46,7 +50,7 @@ def wishart_root(rng: np.random.Generator, freedom: int, k: int, draws: int) -> 
     Bartlett's decomposition: chi variables of freedom, freedom - 1, ... on the diagonal, normal ones above it.
     """
     diagonal = np.arange(min(freedom, k))
-    roots = np.triu(rng.standard_normal((draws, diagonal.size, k)))
+    roots = rng.standard_normal((draws, diagonal.size, k)) * np.triu(np.ones((diagonal.size, k)))
     roots[:, diagonal, diagonal] = np.sqrt(rng.chisquare(freedom - diagonal, (draws, diagonal.size)))
     return roots
 
