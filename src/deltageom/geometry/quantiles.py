@@ -1,5 +1,6 @@
 """Draws of a number in short: their mean, standard deviation and some quantiles, by which they can be drawn again."""
 
+from functools import cache
 from typing import Any
 
 import numpy as np
@@ -29,12 +30,17 @@ def in_short(draws: Array, median: bool) -> list[dict[str, Any]]:
 def spread(mean: Array, sd: Array, quantiles: Array, n: int) -> Array:
     """(..., n), ascending: n equally likely values by quantiles (..., LEVELS), linear between them, shifted and scaled
     to mean (...) and sd (ddof 1), which are kept exactly."""
-    at = (np.arange(n) + 0.5) / n
-    weights = np.stack([np.interp(at, LEVELS, unit) for unit in np.eye(LEVELS.size)])
-    values: Array = quantiles @ weights
+    values: Array = quantiles @ _weights(n)
     values -= values.mean(-1, keepdims=True)
     size = values.std(-1, ddof=1)
     scale = np.divide(sd, size, out=np.zeros_like(sd), where=(size > 0) | np.isnan(size))
     values *= scale[..., None]
     values += mean[..., None]
     return values
+
+
+@cache
+def _weights(n: int) -> Array:
+    """(LEVELS, n): how much of each quantile is in each of the values."""
+    at = (np.arange(n) + 0.5) / n
+    return np.stack([np.interp(at, LEVELS, unit) for unit in np.eye(LEVELS.size)])

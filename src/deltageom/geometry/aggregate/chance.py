@@ -18,7 +18,7 @@ Moments = tuple[Array, Array]  # mean and standard deviation
 
 NORMALS = 256  # draws of a normal cosine in each module
 VALUES = 512  # of an angle with the runs' own A in each module, for their median over modules
-AT_ONCE = 2**20  # numbers that are in memory at a time: of some pairs in all modules
+AT_ONCE = 2**18  # numbers that are measured at a time, of some pairs in all modules: they fit into a core's cache
 SEED = 1812
 # What rounding alone spreads: a draw's angle near 0 is an arccos near 1, with an error of some 1e-6 degrees.
 FLAT = {**dict.fromkeys(ANGLES, 1e-5), "overlap": 1e-12}
@@ -44,7 +44,7 @@ def mean(values: Array) -> Array:
 
 def median(values: Array) -> Array:
     """Over the last axis, NaN left out; NaN if all are."""
-    rows = np.sort(values, axis=-1).reshape(-1, values.shape[-1])  # NaN last
+    rows = np.sort(np.ascontiguousarray(values), axis=-1).reshape(-1, values.shape[-1])  # NaN last
     n = np.count_nonzero(~np.isnan(rows), axis=-1)
     every = np.arange(len(rows))
     middle: Array = (rows[every, (n - 1) // 2] + rows[every, n // 2]) / 2
