@@ -12,9 +12,12 @@ import numpy as np
 import pytest
 from safetensors.numpy import load_file, save_file
 
-from deltageom.comparison import records
-from deltageom.geometry.aggregate.table import TEXT
+from deltageom.comparison import console, records
+from deltageom.comparison.runs import Sources
+from deltageom.geometry.aggregate.arrays import collect
+from deltageom.geometry.aggregate.table import TEXT, numbers
 from tests.comparison.comparing import WEIGHTS, Compare, Done, by_key, command, dense, each_b, edited, named, read
+from tests.geometry.aggregate.test_table import deltas_of, records_of
 from tests.report.page.reading import held
 
 
@@ -316,8 +319,9 @@ def test_a_first_look_at_some_modules_comes_before_all_are_measured(
 ) -> None:
     """Once, on a terminal alone; the tables are those without it."""
     monkeypatch.setattr(records, "FIRST_LOOK", 0.0)
-    plain = compare(*named(runs)[:2], "--output", tmp_path / "plain")
-    assert "first look" not in plain.err
+    with monkeypatch.context() as elsewhere:
+        elsewhere.setattr(console, "first_look", pytest.fail)
+        assert compare(*named(runs)[:2], "--output", tmp_path / "plain").code == 0
     monkeypatch.setenv("FORCE_COLOR", "1")
     monkeypatch.setenv("COLUMNS", "120")
     looked = compare(*named(runs)[:2], "--output", tmp_path / "looked")
@@ -330,3 +334,12 @@ def test_the_first_modules_that_are_measured_are_of_everywhere() -> None:
     order = records._spread(252)
     assert sorted(order) == list(range(252))
     assert order[:4] == [0, 128, 64, 192]
+
+
+def test_rows_are_made_of_a_few_modules_at_a_time(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(records, "AT_ONCE", 3)
+    modules = collect(records_of(deltas_of(), ks=(1, 2)))
+    pieces = list(records._pieces(Sources({}, [], None, []), records.Found(modules, []), "module", {}))
+    every = modules.names
+    assert [list(dict.fromkeys(piece["module"])) for piece in pieces] == [every, every[:3], every[3:]]
+    np.testing.assert_equal(records._joined(pieces), numbers(modules, "module", {}))

@@ -56,6 +56,7 @@ def run(arguments: argparse.Namespace) -> None:
     # a process a core: threads of BLAS on top of them would wait for each other. Read when numpy is first imported.
     for library in ("OMP", "OPENBLAS", "MKL"):
         os.environ.setdefault(f"{library}_NUM_THREADS", "1")
+    from deltageom import terminal
     from deltageom.comparison import console, records, runs
     from deltageom.errors import UserError
     from deltageom.geometry.base_weights import BaseWeights
@@ -89,7 +90,8 @@ def run(arguments: argparse.Namespace) -> None:
         whole = records.table(opened, so_far, "global", noise)
         console.first_look(opened, so_far.modules, whole, arguments.compare_with)
 
-    found = records.measure(opened, arguments.top_k, base, arguments.processes, arguments.draws, first_look)
+    look = first_look if terminal.console(stderr=True).is_terminal else None
+    found = records.measure(opened, arguments.top_k, base, arguments.processes, arguments.draws, look)
     whole = records.table(opened, found, "global", noise)
     if arguments.json:
         print(json.dumps(records.report(opened, found, whole, arguments.compare_with), indent=1))

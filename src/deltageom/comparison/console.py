@@ -98,10 +98,8 @@ def show(
 
 
 def first_look(sources: Sources, modules: Modules, columns: Columns, compare_with: str | None) -> None:
-    """On the error output, if it is a terminal: what the modules say that are measured so far."""
+    """On the error output: what the modules say that are measured so far."""
     console = terminal.console(stderr=True)
-    if not console.is_terminal:
-        return
     numbers, runs = Numbers(columns), list(sources.deltas)
     with_one = [pair for pair in numbers.pairs if (compare_with or runs[0]) in pair]
     shown = _matrix(runs, numbers) if len(runs) <= SHOWN_RUNS else _of_pairs(numbers, with_one[:SHOWN_PAIRS])

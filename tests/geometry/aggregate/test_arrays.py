@@ -1,5 +1,7 @@
 """Modules that are collected apart and put together are those that are collected together."""
 
+import pickle
+import tracemalloc
 from dataclasses import fields
 from typing import Any
 
@@ -52,3 +54,31 @@ def test_rows_of_runs_and_of_pairs_are_those_of_both(level: Any) -> None:
     apart = [rows_of(numbers(modules, level, {}, of=[of])) for of in ("runs", "pairs")]  # type: ignore[list-item]
     np.testing.assert_equal([*apart[0], *apart[1]], both)
     assert [row["b"] is None for row in both] == [True] * len(apart[0]) + [False] * len(apart[1])
+
+
+def arrays_in(found: Any) -> list[Any]:
+    if isinstance(found, np.ndarray):
+        return [found]
+    if hasattr(found, "__dataclass_fields__"):
+        found = [getattr(found, field.name) for field in fields(found)]
+    elif isinstance(found, dict):
+        found = list(found.values())
+    return [array for part in found for array in arrays_in(part)] if isinstance(found, list | tuple) else []
+
+
+def test_modules_take_the_memory_of_their_numbers() -> None:
+    """As they are sent between processes, and when they are put together."""
+    of_module = next(iter(deltas_of(zero=set()).values()))
+    one = collect([record("m", 0, {f"{run}{i}": delta for i in range(8) for run, delta in of_module.items()})])
+    of_one = sum(array.nbytes for array in arrays_in(one))
+    assert {array.dtype for array in arrays_in(one)} == {np.dtype(np.float64)}
+    assert len(pickle.dumps(one)) < 1.1 * of_one
+    tracemalloc.start()
+    try:
+        whole = joined([one] * 50)
+        held, peak = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+    assert sum(array.nbytes for array in arrays_in(whole)) == 50 * of_one
+    assert 50 * of_one <= held < 1.1 * 50 * of_one
+    assert peak < 2 * 50 * of_one
