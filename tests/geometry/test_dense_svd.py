@@ -130,12 +130,56 @@ def test_lapack_decomposes_small_matrices_and_many_directions_whole():
 
 
 def test_triplets_that_do_not_converge_are_found_by_lapack(monkeypatch):
+    weight, eigen, rng = make("slow"), svds._eigen, np.random.default_rng(4)
+
+    def nearly(gram, count):  # of which the singular values, but not the vectors, are right to rounding
+        values, vectors = eigen(gram, count)
+        return values, vectors + 1e-8 * rng.normal(size=vectors.shape)
+
+    monkeypatch.setattr(svds, "_eigen", nearly)
+    assert dense_svd(weight, K).errors["residual"] <= 300 * EPS
     monkeypatch.setattr(base_spectrum, "STEPS", 1)
-    monkeypatch.setattr(svds, "_eigen", lambda gram, count: (np.ones(len(gram)), np.eye(len(gram))[:, :count]))
-    weight = make("slow")
     found = dense_svd(weight, K)
     assert found.errors == {}
     np.testing.assert_array_equal(found.sigma, np.linalg.svd(weight, full_matrices=False)[1])
+
+
+def test_triplets_that_are_not_the_first_are_noticed(monkeypatch):
+    weight, eigen = make("slow"), svds._eigen
+
+    def without_the_first(gram, count):
+        values, vectors = eigen(gram, count + 1)
+        return values, vectors[:, 1:]
+
+    monkeypatch.setattr(svds, "_eigen", without_the_first)
+    found = dense_svd(weight, K)
+    assert found.errors == {}
+    assert found.sigma[0] == pytest.approx(1e-3)
+
+
+@pytest.mark.parametrize("apart", [0, 1e-13, 1e-8])
+@pytest.mark.parametrize("seed", range(4))
+def test_all_singular_values_equal_but_for_rounding(seed, apart):
+    rng = np.random.default_rng(seed)
+    u, v = (np.linalg.qr(rng.normal(size=(d, 200)))[0] for d in LARGE)
+    expected = np.sort(1 + apart * rng.random(200))[::-1]
+    found = dense_svd((u * expected) @ v.T, K)
+    np.testing.assert_allclose(found.sigma, expected, rtol=0, atol=1e-13)
+    assert 0 <= found.errors["residual"] <= 300 * EPS
+
+
+def test_where_eigenvectors_are_not_found_the_start_is_random(monkeypatch):
+    def fails(*_, **__):
+        raise np.linalg.LinAlgError
+
+    weight = make("slow")
+    u, sigma, _ = np.linalg.svd(weight, full_matrices=False)
+    monkeypatch.setattr(svds, "eigh_tridiagonal", fails)
+    found = dense_svd(weight, K)
+    np.testing.assert_allclose(found.sigma, sigma, rtol=1e-8)
+    assert subspace_angles(found.u, u[:, :K]).max() < 1e-10
+    assert found.errors["residual"] <= 300 * EPS
+    assert found.u.tobytes() == dense_svd(weight, K).u.tobytes()
 
 
 @pytest.mark.parametrize("rank", [1, 200])
@@ -155,6 +199,14 @@ def test_a_wrong_square_shows_in_the_stated_error(monkeypatch):
     found = dense_svd(weight, K).errors["singular_value"]
     own = 300 * EPS * exact.sigma[0] ** 2
     assert found == pytest.approx((error + own) / exact.sigma[-1], rel=1e-9)
+
+
+@pytest.mark.parametrize("scale", [1e-40, 1e38])
+def test_blind_to_scale_over_the_range_of_float32(scale):
+    one, other = dense_svd(make("slow"), K), dense_svd(scale * make("slow"), K)
+    np.testing.assert_allclose(other.sigma, scale * one.sigma, rtol=1e-9)
+    assert other.errors["singular_value"] == pytest.approx(scale * one.errors["singular_value"], rel=1)
+    assert abs(np.sum(one.v * other.v, axis=0)) == pytest.approx(np.ones(K), abs=1e-12)
 
 
 @pytest.mark.parametrize("kind", ["flat", "graded"])

@@ -37,7 +37,7 @@ def dense_svd(weight: Array, k: int) -> DenseSvd:
     eigenvalues of dW^T dW, or of dW dW^T, whichever is smaller. These are known to a beta of some 1e-12 sigma_1^2
     (`_error`), and so sigma to beta / sigma. If that is too much for the smallest, LAPACK finds all sigma from dW
     itself, though no vectors. The leading eigenvectors are where `leading_triplets` starts, so that the triplets are
-    dW's own, to a residual of rounding; if they are not, LAPACK decomposes it whole.
+    dW's own, to a residual of rounding. If they are not, or not those of the first sigma, LAPACK decomposes it whole.
     """
     if min(weight.shape) <= max(DENSE, 4 * k):
         return _whole(weight, k)
@@ -60,7 +60,7 @@ def dense_svd(weight: Array, k: int) -> DenseSvd:
     products = weight.__matmul__, weight.T.__matmul__
     u, leading, v = leading_triplets(*products, start, min(k, sigma.size), rounding)
     residual = relative_residual(*products, u, leading, v)
-    if residual > rounding:
+    if residual > rounding or (abs(leading - sigma[: leading.size]) > error).any():  # no triplets, or not the first
         return _whole(weight, k)
     return DenseSvd(u, sigma, v, {"singular_value": float(error), "residual": residual})
 
@@ -73,12 +73,18 @@ def _whole(weight: Array, k: int) -> DenseSvd:
 
 def _eigen(gram: Array, count: int) -> tuple[Array, Array]:
     """All eigenvalues of a symmetric matrix (d, d), descending, and eigenvectors (d, count) of the first, from one
-    reduction to tridiagonal form. Eigenvectors of all would take twice as long."""
+    reduction to tridiagonal form; eigenvectors of all would take twice as long. Where LAPACK does not tell some of
+    them apart, as happens if many are equal but for rounding, columns at random in their place."""
     d = len(gram)
     work = int(lapack.dsytrd_lwork(d, lower=1)[0])
     reflections, diagonal, beside, tau, _ = lapack.dsytrd(gram, lower=1, lwork=work)
     values = np.asarray(eigvalsh_tridiagonal(diagonal, beside), np.float64)
-    vectors = np.asarray(eigh_tridiagonal(diagonal, beside, select="i", select_range=(d - count, d - 1))[1], np.float64)
+    last = d - count, d - 1  # LAPACK's eigenvalues ascend
+    try:
+        found = eigh_tridiagonal(diagonal, beside, select="i", select_range=last, lapack_driver="stemr")
+    except np.linalg.LinAlgError:
+        return values[::-1], np.random.default_rng(SEED).standard_normal((d, count))
+    vectors = np.asarray(found[1], np.float64)
     vectors[1:] = lapack.dormqr("L", "N", reflections[1:, :-1], tau, vectors[1:], 64 * count)[0]
     return values[::-1], vectors[:, ::-1]
 
