@@ -4,7 +4,6 @@ from dataclasses import dataclass, replace
 from math import pi, sqrt
 
 import numpy as np
-from scipy.linalg import eigh_tridiagonal, eigvalsh_tridiagonal, lapack
 
 from deltageom.geometry.base_spectrum import DENSE, GUARD, SEED, leading_triplets, relative_residual
 from deltageom.geometry.factored import EPS, Array
@@ -75,6 +74,9 @@ def _eigen(gram: Array, count: int) -> tuple[Array, Array]:
     """All eigenvalues of a symmetric matrix (d, d), descending, and eigenvectors (d, count) of the first, from one
     reduction to tridiagonal form; eigenvectors of all would take twice as long. Where LAPACK does not tell some of
     them apart, as happens if many are equal but for rounding, columns at random in their place."""
+    # here, since it takes longer to import than all else, and adapters never need it
+    from scipy.linalg import eigh_tridiagonal, eigvalsh_tridiagonal, lapack
+
     d = len(gram)
     work = int(lapack.dsytrd_lwork(d, lower=1)[0])
     reflections, diagonal, beside, tau, _ = lapack.dsytrd(gram, lower=1, lwork=work)
