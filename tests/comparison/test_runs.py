@@ -176,6 +176,16 @@ def test_checkpoints_alone_are_compared_in_all_their_modules(tmp_path: Path) -> 
     assert open_all(named, base).notes == []
 
 
+def test_checkpoints_with_large_matrices_say_how_exact_their_singular_values_are(tmp_path: Path) -> None:
+    shapes = {"q": (513, 514), "k": (512, 2000), "v": (2000, 600)}
+    tensors = {HEAD.format(name): torch.ones(shape) for name, shape in shapes.items()}
+    named = {name: str(write_model(tmp_path / name, tensors)) for name in ("one", "two")}
+    assert open_all(named, str(write_model(tmp_path / "base", tensors))).notes == [
+        "one, two: in 2 matrices with both sides above 512 each singular value may be off by up to 1e-6 of the "
+        "largest and 1 % of itself"
+    ]
+
+
 def test_a_base_is_fetched_only_where_it_is_read(
     tiny_adapters: dict[str, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

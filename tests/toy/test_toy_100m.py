@@ -24,15 +24,16 @@ RUNS = {
 }
 # What only this study has: its world, its base's size and dtype, and the matched runs. Without the methods that the
 # smoke study trains, whose jobs are minutes of imports. dpo_norm_stop reaches SFT's norm by its learning rate.
+# So small a teacher is right once in a hundred times: 768 rollouts have the pairs that DPO needs whatever is drawn.
 SHRUNK_RUNS = {"sft", "dpo", "dpo_steps", "dpo_norm_stop", "dpo_norm_scale"}
 SHRUNK = """
 extends: toy-100m
 device: cpu
 base: {layers: 2}
 toy: {documents: 960, batch_size: 16, hidden: 64, layers: 2, heads: 4, head_dim: 16, intermediate: 96}
-teacher: {documents: 480}
+teacher: {documents: 1920}
 problems: {limit: 48}
-rollouts: {samples: 4, temperature: 1.0, max_tokens: 48, batch_size: 256}
+rollouts: {samples: 16, temperature: 0.8, max_tokens: 48, batch_size: 256}
 reference: {prompts: 4, max_tokens: 16}
 training: {steps: 3, batch_size: 8, micro_batch_size: 8, kl_every: 2, lora: {rank: 4, alpha: 8.0}}
 runs:

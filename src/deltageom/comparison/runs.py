@@ -14,6 +14,7 @@ from deltageom.deltas.folder import is_checkpoint
 from deltageom.deltas.names import divided, natural, some
 from deltageom.deltas.open import open_run
 from deltageom.errors import UserError
+from deltageom.geometry.base_spectrum import DENSE
 
 _NAMED = re.compile(r"(?P<name>[A-Za-z0-9._-]+)=(?P<path>.+)")
 
@@ -82,6 +83,12 @@ def open_all(
         own = divided({*delta.modules, *filter(delta.has, modules)})
         if left := len(own) - len(modules):
             notes.append(f"{name}: {left} of its {len(own)} modules are not compared: others lack them")
+    large = sum(min(deltas[name].shape(module)) > DENSE for name in checkpoints[:1] for module in modules)
+    if large:
+        notes.append(
+            f"{', '.join(checkpoints)}: in {large} matrices with both sides above {DENSE} each singular value may be "
+            "off by up to 1e-6 of the largest and 1 % of itself"
+        )
     return Sources(deltas, modules, base_folder, notes)
 
 

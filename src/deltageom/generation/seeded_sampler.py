@@ -12,15 +12,21 @@ import torch
 from deltageom.errors import UserError
 from deltageom.generation.noise import gumbel
 
+SEED = "seed"  # of a request's extra_args: of one that vLLM knew of it would keep a generator
 
-def install(worker: Any) -> None:
-    """Into the sampler of a worker of vLLM. Raises UserError if this vLLM has neither of the two samplers."""
+
+def install(worker: Any) -> bool:
+    """Whether a worker of vLLM now draws by SEED; where not, it does by the request's own seed.
+
+    Raises UserError if this vLLM has neither of the two samplers.
+    """
     runner = getattr(worker, "worker", worker).model_runner
     if type(runner.sampler).__module__ == "vllm.v1.worker.gpu.sample.sampler":
-        return
+        return False
     if not hasattr(runner.sampler, "topk_topp_sampler") or not hasattr(runner, "seq_lens"):
         raise UserError("this version of vLLM draws in a way that is not known here: install the one that envs/ names")
     runner.sampler.topk_topp_sampler = SeededSampler(runner)
+    return True
 
 
 class SeededSampler(torch.nn.Module):
@@ -33,7 +39,7 @@ class SeededSampler(torch.nn.Module):
     def forward(
         self,
         logits: torch.Tensor,
-        generators: dict[int, torch.Generator],
+        _generators: dict[int, torch.Generator],
         k: torch.Tensor | None,
         p: torch.Tensor | None,
     ) -> tuple[torch.Tensor, torch.Tensor | None]:
@@ -43,7 +49,7 @@ class SeededSampler(torch.nn.Module):
         (runner,) = self.runner
         logits = apply_top_k_top_p(logits, k, p)
         log_probs = logits.log_softmax(-1, dtype=torch.float32) if runner.input_batch.num_logprobs else None
-        rows = range(len(logits))
-        seeds = [generators[row].initial_seed() if row in generators else 0 for row in rows]  # 0: vLLM's trial runs
+        asked = [runner.requests[request].sampling_params for request in runner.input_batch.req_ids[: len(logits)]]
+        seeds = [one.extra_args[SEED] for one in asked] + [0] * (len(logits) - len(asked))  # 0: of vLLM's trial runs
         positions = runner.seq_lens[: len(logits)] - 1
         return logits.add_(gumbel(seeds, positions, logits.shape[1])).argmax(-1), log_probs

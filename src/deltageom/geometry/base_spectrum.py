@@ -57,13 +57,15 @@ def base_spectrum(weight: Array, rank: int = RANK, seed: int = SEED) -> BaseSpec
     return BaseSpectrum(u, sigma, v, attained, float(np.linalg.norm(weight)), exact)
 
 
-def leading_triplets(apply: Product, transposed: Product, start: Array, count: int) -> tuple[Array, Array, Array]:
+def leading_triplets(
+    apply: Product, transposed: Product, start: Array, count: int, tolerance: float = TOLERANCE
+) -> tuple[Array, Array, Array]:
     """u (d_out, count), sigma (count,) descending and v (d_in, count) of a matrix W known by its products.
 
     apply: (d_in, n) -> W x (d_out, n); transposed: (d_out, n) -> W^T x; start (d_in, >= count): columns whose span is
     near the leading right singular vectors, random ones among them, for what is orthogonal to start is never found.
     Block Krylov iteration (Musco & Musco 2015): Rayleigh-Ritz on a basis to which the residuals W^T u - sigma v of
-    the leading count + GUARD pairs are added until those of the first `count` are at most TOLERANCE sigma_1; the
+    the leading count + GUARD pairs are added until those of the first `count` are at most tolerance sigma_1; the
     basis is cut back to its leading pairs when it is full. Plain subspace iteration would need the square of the
     steps on a spectrum that decays slowly.
     """
@@ -76,7 +78,7 @@ def leading_triplets(apply: Product, transposed: Product, start: Array, count: i
         u, sigma, v = left[:, :carried], sigma[:carried], basis @ mix[:carried].T
         rest = transposed(u) - v * sigma
         norms = np.linalg.norm(rest, axis=0)
-        open_ = norms > TOLERANCE * sigma[0]
+        open_ = norms > tolerance * sigma[0]
         if not open_[:count].any():
             break
         if basis.shape[1] + open_.sum() > min(room, basis.shape[0]):

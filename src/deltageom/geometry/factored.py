@@ -50,13 +50,6 @@ def core_svd(factors: Factors, r_b: Array, r_a: Array) -> tuple[Array, Array, Ar
     return u[:, :rank], sigma[:rank], vt[:rank]
 
 
-def dense_svd(weight: Array) -> ThinSvd:
-    """The SVD of a dense delta (d_out, d_in), cut at its numerical rank sigma_1 max(d_out, d_in) eps."""
-    u, sigma, vt = np.linalg.svd(weight, full_matrices=False)
-    rank = int((sigma > sigma[0] * max(weight.shape) * EPS).sum())
-    return ThinSvd(u[:, :rank], sigma[:rank], vt[:rank].T)
-
-
 def in_common_basis(deltas: Sequence[ThinSvd]) -> list[ThinSvd]:
     """The same deltas in coordinates of one orthonormal basis a side, of at most the sum of their ranks.
 

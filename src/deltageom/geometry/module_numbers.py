@@ -36,7 +36,8 @@ def measure_module(
     `draws`: how many random B each run gets, at least 2, None for as few as `random_factors.few` says.
 
     Run row: norm (Frobenius), spectral_norm, stable_rank, effective_rank_sigma and effective_rank_sigma2 (exp
-    entropy of the normalised sigma, of the normalised sigma^2), rank (numerical), singular_values (rank,).
+    entropy of the normalised sigma, of the normalised sigma^2), rank (numerical), singular_values (rank,);
+    `errors`, of a large dense delta: see `DenseSvd`.
     Pair row: inner, cosine, coefficient_a_on_b (<a, b> / <b, b>, of a's projection on b) and _b_on_a,
     orthogonal_fraction (symmetric), u1_overlap and v1_overlap (|<u1, u1'>|, |<v1, v1'>|); `angles`, a row an asked
     k: top_k, k = min(top_k, both ranks), left and right (degrees, ascending, (k,)) between the top-k left (d_out)
@@ -57,7 +58,9 @@ def measure_module(
     if defined:
         measured = _Pairs(of_module, module, names, defined, shape, draws)
         rows |= dict(zip(defined, measured.rows(sorted(set(top_ks))), strict=True))
-    return {"runs": [_run(name, sigma[name]) for name in names], "pairs": [rows[pair] for pair in asked]}
+    errors = [{"errors": of_run} if of_run else {} for of_run in of_module.errors]
+    runs = [_run(name, sigma[name]) | of_run for name, of_run in zip(names, errors, strict=True)]
+    return {"runs": runs, "pairs": [rows[pair] for pair in asked]}
 
 
 def _one_shape(module: str, deltas: Mapping[str, Factors | Dense]) -> tuple[int, int]:

@@ -9,6 +9,7 @@ import numpy as np
 
 from deltageom.deltas.delta import Dense, Factors
 from deltageom.geometry import factored
+from deltageom.geometry.dense_svd import DenseSvd, dense_svd
 from deltageom.geometry.factored import Array, ThinSvd
 
 # The basis that a Cholesky factor makes orthonormal is so to eps * cond^2: at most 6e-11 below this condition number.
@@ -22,6 +23,10 @@ class Stack(Protocol):
     @property
     def sigma(self) -> Sequence[Array]:
         """n times (rank,), > 0, descending."""
+
+    @property
+    def errors(self) -> Sequence[dict[str, float]]:
+        """n times those of `DenseSvd`; empty where sigma and the vectors are exact to rounding."""
 
     @property
     def inner(self) -> Array:
@@ -127,6 +132,7 @@ class FactoredStack:
     def __init__(self, deltas: Sequence[Factors]) -> None:
         self.out, self.into = side([delta.b for delta in deltas]), side([delta.a.T for delta in deltas])
         self.adapters = list(range(len(deltas)))
+        self.errors: list[dict[str, float]] = [{} for _ in deltas]
         self.sigma: list[Array] = []
         self._left: list[Array] = []  # (r_i, rank_i): the singular vectors in the bases of out and into
         self._right: list[Array] = []
@@ -155,8 +161,9 @@ class DenseStack:
 
     def __init__(self, deltas: Sequence[Factors | Dense], k: int) -> None:
         self._dense = [delta.dense() for delta in deltas]
-        svds = [factored.dense_svd(d.weight) if isinstance(d, Dense) else factored.thin_svd(d) for d in deltas]
+        svds = [dense_svd(d.weight, k) if isinstance(d, Dense) else factored.thin_svd(d) for d in deltas]
         self.sigma = [svd.sigma for svd in svds]
+        self.errors = [svd.errors if isinstance(svd, DenseSvd) else {} for svd in svds]
         self._leading = [(svd.u[:, :k], svd.v[:, :k]) for svd in svds]
         self.left, self.right = (side_products([vectors[which] for vectors in self._leading]) for which in (0, 1))
         self.adapters = [i for i, delta in enumerate(deltas) if isinstance(delta, Factors)]

@@ -53,12 +53,10 @@ def load(setup: Setup) -> "VllmEngine":
             logprobs_mode="processed_logprobs",  # the sampling policy's own, as Completion promises
             generation_config="vllm",  # the study's policy, not what the model's file suggests
             disable_log_stats=True,
-            # on a CPU vLLM 0.31 cannot take back the draw of a request whose prompt it has read in part
-            **({"enable_chunked_prefill": False} if setup.device == "cpu" else {}),
         )
-        llm.llm_engine.collective_rpc(seeded_sampler.install)
+        installed = any(llm.llm_engine.collective_rpc(seeded_sampler.install))
         ends = end_tokens(tokenizer, load_generation_config(setup.model, setup.base))
-        engine = VllmEngine(llm, ends, adapter, setup.batch_size)
+        engine = VllmEngine(llm, ends, adapter, setup.batch_size, installed)
         if setup.device == "cuda" and (setup.tensor_parallel > 1 or not provenance.own_gpus()):
             provenance.add_gpus(provenance.gpus_in_use())  # its workers' processes, which take all memory at once
     except (OSError, ValueError, RuntimeError, ImportError) as error:
@@ -69,12 +67,13 @@ def load(setup: Setup) -> "VllmEngine":
 class VllmEngine:
     """Requests are handed to vLLM's scheduler as it frees places; they come back as they finish."""
 
-    def __init__(self, llm: Any, ends: list[int], adapter: Path | None, batch_size: int) -> None:
+    def __init__(self, llm: Any, ends: list[int], adapter: Path | None, batch_size: int, own_draw: bool) -> None:
         from vllm.lora.request import LoRARequest
 
         self.engine = llm.llm_engine
         self.ends = ends
         self.batch_size = batch_size
+        self.own_draw = own_draw
         self.lora = LoRARequest("run", 1, str(adapter.resolve())) if adapter else None
         if self.lora:
             self.engine.add_lora(self.lora)  # now, so that an adapter that does not fit is found before any prompt
@@ -106,7 +105,8 @@ class VllmEngine:
             top_p=1.0 if greedy else sampling.top_p,
             top_k=0 if greedy else sampling.top_k,
             max_tokens=sampling.max_tokens,
-            seed=None if greedy else request.seed,
+            seed=None if greedy or self.own_draw else request.seed,
+            extra_args={seeded_sampler.SEED: request.seed},
             stop_token_ids=self.ends,
             logprobs=0 if sampling.log_probs else None,  # 0: of the chosen token alone
             flat_logprobs=True,  # one list, not an object per token
