@@ -15,13 +15,13 @@ import torch
 ENTRIES = 2**17  # of the noise that a CPU computes at once: they stay in its cache
 
 
-def gumbel(seeds: Sequence[int], positions: torch.Tensor, vocabulary: int) -> torch.Tensor:
+def gumbel(seeds: Sequence[int] | torch.Tensor, positions: torch.Tensor, vocabulary: int) -> torch.Tensor:
     """(N, vocabulary) float32, standard Gumbel, on the device of `positions`; a row by its own seed and position.
 
     seeds: N integers of 64 bits. positions: (N,) integers, the place of the last token before the drawn one, counted
     from the prompt's first.
     """
-    given = torch.tensor(seeds, dtype=torch.int64, device=positions.device)
+    given = torch.as_tensor(seeds, dtype=torch.int64, device=positions.device)
     hashed = torch.zeros_like(given, dtype=torch.int32)
     for word in (given, given >> 32, positions):
         hashed = _mixed(hashed, _scrambled(_low_word(word)))

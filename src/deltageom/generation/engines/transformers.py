@@ -64,7 +64,7 @@ class TransformersEngine:
         width = max(map(len, prompts))
         ids = torch.tensor([[self.pad] * (width - len(p)) + p for p in prompts])
         mask = torch.tensor([[0] * (width - len(p)) + [1] * len(p) for p in prompts])
-        chooser = _Chooser(requests, sampling)
+        chooser = _Chooser(requests, sampling, self.model.device)
         with autocast(self.model):
             sequences = self.model.generate(
                 input_ids=ids.to(self.model.device),
@@ -117,24 +117,22 @@ class _Chooser(LogitsProcessor):
     beside it. Here a draw is a function of the request's own seed.
     """
 
-    def __init__(self, requests: Sequence[Request], sampling: Sampling) -> None:
-        self.seeds = [request.seed for request in requests]
-        self.lasts = [len(request.prompt) - 1 for request in requests]
+    def __init__(self, requests: Sequence[Request], sampling: Sampling, device: torch.device) -> None:
+        self.seeds = torch.tensor([request.seed for request in requests], device=device)
+        self.last = torch.tensor([len(request.prompt) - 1 for request in requests], device=device)
         self.sampling = sampling
         self.log_probs: list[torch.Tensor] = []
-        self.drawn = 0
 
     def __call__(self, _input_ids: torch.Tensor, scores: torch.Tensor) -> torch.Tensor:
         scores = scores.float()
         token = self._draw(scores).argmax(-1, keepdim=True)
         if self.sampling.log_probs:
             self.log_probs.append(scores.log_softmax(-1).gather(1, token))
-        self.drawn += 1
+        self.last += 1
         return torch.full_like(scores, -torch.inf).scatter_(1, token, 0.0)
 
     def _draw(self, scores: torch.Tensor) -> torch.Tensor:
         """The scores whose largest is the token: those with noise, unless the policy is greedy."""
         if self.sampling.temperature == 0:
             return scores
-        last = torch.tensor(self.lasts, device=scores.device) + self.drawn
-        return scores + gumbel(self.seeds, last, scores.shape[-1])
+        return scores + gumbel(self.seeds, self.last, scores.shape[-1])
